@@ -1,0 +1,101 @@
+"""Plans: which server runs which subtask, and why. Data only; it explains itself.
+
+A plan without its explanation can not be made: `Assignment` carries the terms of the utility
+and the runner-up, `Refusal` the binding resource and the missing amount.
+"""
+
+from dataclasses import dataclass, field
+
+from evenkeel_core.quantities import Seconds
+from evenkeel_core.reasons import Reason
+from evenkeel_core.subtasks import TaskGraph
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The three parts of the utility u_i(t), each <= 0; their sum is the utility."""
+
+    cost: float
+    edges: float
+    load: float
+
+    @property
+    def utility(self) -> float:
+        """The utility itself."""
+        return self.cost + self.edges + self.load
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One subtask on its server."""
+
+    subtask: str
+    server: str
+    seconds: Seconds
+    """Predicted from start to end, loading included."""
+    start: Seconds
+    """Predicted, counted from the start of the job."""
+    terms: Terms
+    shortlist: tuple[str, ...]
+    """Best servers in order, the planned one first; one name for a pinned subtask."""
+    runner_up: str | None = None
+    regret: float = 0.0
+    """Utility lost by taking the runner-up instead; 0 where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One subtask (or a whole task) that can not be placed, and what would help."""
+
+    subtask: str
+    reason: Reason
+    message: str
+    resource: str | None = None
+    """The binding resource, where one is."""
+    missing: int = 0
+    """Of that resource, in its unit, on the server that comes closest."""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Factorisation:
+    """What the low-rank step did: ``status.plan.factorisation``."""
+
+    rank: int
+    explained: float
+    error: float
+    cost_from_factors: float
+    cost_final: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The outcome of planning one job.
+
+    Either every subtask has an assignment, or `refusals` says why not and `assignments` is
+    empty: a job never starts in part for want of a plan.
+    """
+
+    job: str
+    graph: TaskGraph
+    assignments: tuple[Assignment, ...]
+    refusals: tuple[Refusal, ...] = ()
+    factorisation: Factorisation | None = None
+    potential: float = 0.0
+    stable: bool = True
+    """No server could claim a subtask that would be better off (a Nash equilibrium)."""
+    scale: Seconds = Seconds(1.0)
+    """ĉ of the utility."""
+    balance: float = 1.0
+    """λ of the utility."""
+    makespan: Seconds = Seconds(0.0)
+    """Predicted, from start to the end of the last subtask, waves included."""
+    servers: tuple[str, ...] = ()
+    """The columns of `costs`."""
+    costs: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+    """Seconds, a row a subtask in the order of `assignments`, inf where it may not run."""
+
+    @property
+    def feasible(self) -> bool:
+        """Tell whether every subtask has a server."""
+        return not self.refusals

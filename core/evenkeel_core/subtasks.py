@@ -1,0 +1,74 @@
+"""Subtasks: what the method assigns to servers, one pod each."""
+
+from dataclasses import dataclass, field
+
+import networkx as nx
+
+from evenkeel_core.jobs import Constraints
+from evenkeel_core.quantities import Bytes, Vector, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """How a subtask would run on servers that offer one kind of device."""
+
+    resource: str
+    """``cpu`` or the extended resource of the accelerator it uses."""
+    demand: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Subtask:
+    """One pod to be: a shard, one stage of one pipeline, or a user's template."""
+
+    name: str
+    """Unique in the job and a DNS label: ``TASK-INDEX`` or ``TASK-REPLICA-sSTAGE``."""
+    task: str
+    group: str
+    """The coupled set it starts and ends with; its own name when it stands alone."""
+    index: int
+    """Number of its group in the job: what ``status.completed`` counts."""
+    work: Work
+    variants: tuple[Variant, ...]
+    """In the order of preference; a server uses the first it has the devices for."""
+    constraints: Constraints = field(default_factory=Constraints)
+    server: str | None = None
+    """The only server it may run on, because it was sized for it or the user named it."""
+    layers: tuple[int, int] | None = None
+    """First layer and one past the last, for a stage; None when the whole model runs here."""
+    requests: tuple[int, int] | None = None
+    """First request and one past the last of the task's input, for a shard."""
+    weight_bytes: Bytes = Bytes(0)
+    kv_bytes: Bytes = Bytes(0)
+    output_bytes: Bytes = Bytes(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """`target` starts after `source` has ended, or, within a group, talks to it all the time."""
+
+    source: str
+    target: str
+    data: Bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TaskGraph:
+    """A job cut into subtasks: the DAG of step 2.
+
+    `edges` order groups (dependencies); `couplings` join members of one group, which run at the
+    same time and exchange `data` bytes while they do.
+    """
+
+    subtasks: tuple[Subtask, ...]
+    edges: tuple[Edge, ...] = ()
+    couplings: tuple[Edge, ...] = ()
+
+    def digraph(self) -> "nx.DiGraph[str]":
+        """Return the dependencies as a networkx graph over subtask names."""
+        graph: nx.DiGraph[str] = nx.DiGraph()
+        graph.add_nodes_from(subtask.name for subtask in self.subtasks)
+        graph.add_weighted_edges_from(
+            ((edge.source, edge.target, edge.data) for edge in self.edges), weight="bytes"
+        )
+        return graph

@@ -1,0 +1,1 @@
+"""What runs on the servers: engines, the feeder and the agent."""

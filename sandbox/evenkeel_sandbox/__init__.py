@@ -1,0 +1,1 @@
+"""A real local Kubernetes cluster without Docker."""
