@@ -93,7 +93,9 @@ class Plan:
     servers: tuple[str, ...] = ()
     """The columns of `costs`."""
     costs: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
-    """Seconds, a row a subtask in the order of `assignments`, inf where it may not run."""
+    """Seconds on each server, inf where it may not run; one row a class of alike subtasks."""
+    rows: tuple[int, ...] = field(default=(), repr=False)
+    """Number of its row in `costs`, for each of `assignments`."""
 
     @property
     def feasible(self) -> bool:

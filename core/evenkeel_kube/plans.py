@@ -1,0 +1,101 @@
+"""The plan on record: a ConfigMap the job owns, so that a restart goes on with the same plan.
+
+It also holds the attempt number of every group. An attempt is written here before its pods are
+created, so that an outcome of an older attempt can be told from one that counts.
+"""
+
+import base64
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from evenkeel_core.plans import Plan
+from evenkeel_kube import names
+
+KEY = "plan"
+MAX_BYTES = 900 * 1024
+"""Of the compressed plan: a ConfigMap may hold 1 MiB."""
+MAX_DECODED_BYTES = 64 * 1024**2
+"""Of the plan itself, so that a ConfigMap someone else wrote can not fill the memory."""
+
+
+class RecordError(ValueError):
+    """The ConfigMap does not hold a plan of this release."""
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A plan with what happened to it since."""
+
+    revision: int
+    """Grows by one with every replanning of any part."""
+    plan: Plan
+    attempts: dict[str, int] = {}
+    """Group to its current attempt, counted from 1; an absent group has none yet."""
+
+
+def encode(record: Record) -> str:
+    """Return the record as the text of a ``binaryData`` value.
+
+    Raises
+    ------
+    ValueError
+        If the compressed plan is larger than a ConfigMap may hold.
+    """
+    packed = zlib.compress(msgspec.msgpack.encode(record), level=6)
+    if len(packed) > MAX_BYTES:
+        raise ValueError(f"the plan takes {len(packed)} bytes compressed, more than {MAX_BYTES}")
+    return base64.b64encode(packed).decode("ascii")
+
+
+def decode(text: str) -> Record:
+    """Return the record that `encode` wrote.
+
+    Raises
+    ------
+    RecordError
+        If `text` is not what `encode` writes.
+    """
+    try:
+        inflater = zlib.decompressobj()
+        packed = inflater.decompress(base64.b64decode(text, validate=True), MAX_DECODED_BYTES)
+        if not inflater.eof:
+            raise RecordError("the plan on record is cut off or larger than any plan")
+        return msgspec.msgpack.decode(packed, type=Record)
+    except (ValueError, zlib.error, msgspec.MsgspecError) as error:
+        raise RecordError(f"the plan on record can not be read: {error}") from error
+
+
+def name(job: str) -> str:
+    """Return the name of the ConfigMap of a job's plan."""
+    return f"{job}-plan"
+
+
+def manifest(job: Mapping[str, Any], record: Record) -> dict[str, Any]:
+    """Return the ConfigMap of an InferenceJob's plan, owned by the job."""
+    metadata = job["metadata"]
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": name(metadata["name"]),
+            "namespace": metadata["namespace"],
+            "labels": {
+                names.LABEL_PLAN: "true",
+                names.LABEL_JOB_UID: metadata["uid"],
+                "app.kubernetes.io/managed-by": "evenkeel",
+            },
+            "ownerReferences": [
+                {
+                    "apiVersion": names.API_VERSION,
+                    "kind": "InferenceJob",
+                    "name": metadata["name"],
+                    "uid": metadata["uid"],
+                    "controller": True,
+                    "blockOwnerDeletion": True,
+                }
+            ],
+        },
+        "binaryData": {KEY: encode(record)},
+    }
