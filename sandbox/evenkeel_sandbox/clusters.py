@@ -1,0 +1,307 @@
+"""A sandbox as a whole: up, used, broken on purpose, and down again whatever happened to it."""
+
+import contextlib
+import http.client
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+from evenkeel_sandbox import binaries, controlplane, manifests, networks, states
+from evenkeel_sandbox.api import Api
+from evenkeel_sandbox.failures import ApiError, NoSuchSandboxError, NotReadyError, SandboxError
+from evenkeel_sandbox.pki import Authority
+from evenkeel_sandbox.places import locked, sandboxes
+from evenkeel_sandbox.processes import Processes, Record
+from evenkeel_sandbox.progress import Progress
+from evenkeel_sandbox.simulated import SimulatedNode
+from evenkeel_sandbox.specs import ClusterSpec
+from evenkeel_sandbox.states import State
+
+DEFAULT = "default"
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,18}[a-z0-9])?")
+_PATIENCE = 120.0
+"""Seconds to wait for anything: a laptop under load is slow, a mistake shows in the logs."""
+_POLL = 0.05
+_SILENT = Progress()
+_CORE = ("etcd", "kube-apiserver")
+"""Without these there is no cluster, whatever else still runs."""
+
+
+class Cluster:
+    """A sandbox that exists."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.folder = states.folder(state.name)
+        self.kubeconfig = self.folder / "kubeconfig"
+        self.processes = Processes(self.folder / "processes")
+        self._api: Api | None = None
+
+    @classmethod
+    def up(
+        cls, name: str = DEFAULT, spec: ClusterSpec | None = None, progress: Progress = _SILENT
+    ) -> Self:
+        """Return the sandbox of that name, started if it does not run.
+
+        What a crash left of it is removed first. A running sandbox is returned as it is, and
+        `progress` is told so.
+        """
+        if not _NAME.fullmatch(name):
+            raise ValueError("`name` must be a lower-case DNS label of at most 20 characters")
+        with locked(sandboxes() / f".{name}.lock"):
+            found = states.read(name)
+            if found and cls(found).running:
+                progress.say(f"Sandbox {name} is up already.")
+                return cls(found)
+            if found or states.folder(name).exists():
+                progress.say(f"Sandbox {name} was not shut down; removing what is left of it.")
+                _remove(name)
+            return cls._make(name, spec or ClusterSpec(), progress)
+
+    @classmethod
+    def open(cls, name: str = DEFAULT) -> Self:
+        """Return the sandbox of that name, running or not."""
+        state = states.read(name)
+        if state is None:
+            raise NoSuchSandboxError(
+                f"no sandbox named {name}: start it with `evenkeel sandbox up`"
+            )
+        return cls(state)
+
+    @classmethod
+    def _make(cls, name: str, spec: ClusterSpec, progress: Progress) -> Self:
+        programs = binaries.ensure(progress)
+        cluster = cls(_allocate(name, spec, programs))
+        cluster._start(spec, progress)
+        return cluster
+
+    @property
+    def running(self) -> bool:
+        """Tell whether its API server and store are alive."""
+        return all(self.processes.identity(name) for name in _CORE)
+
+    @property
+    def api(self) -> Api:
+        """The API server, as administrator."""
+        if self._api is None:
+            self._api = Api(self.kubeconfig)
+        return self._api
+
+    def kubectl(self, *args: str, stdin: str | None = None) -> str:
+        """Run kubectl as administrator and return what it prints."""
+        done = subprocess.run(
+            [self.state.binaries["kubectl"], f"--kubeconfig={self.kubeconfig}", *args],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise SandboxError(f"kubectl {' '.join(args)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def apply(self, documents: Iterable[Mapping[str, Any]]) -> None:
+        """Create or update objects, server-side, in the order given."""
+        for document in documents:
+            self.api.apply(manifests.path(document), document)
+
+    def start(
+        self,
+        process: str,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        log: Path | None = None,
+    ) -> None:
+        """Start one more process of this sandbox on the host; it goes down with it."""
+        path = log or self.log(process)
+        self.processes.start(process, Record(tuple(argv), dict(env or {}), str(path)))
+
+    def pid(self, process: str) -> int | None:
+        """Return the pid on the host, None if the process is dead."""
+        self.processes.record(process)  # a name that never was is an error, not a death
+        return self.processes.pid(process)
+
+    def kill(self, process: str) -> None:
+        """Kill the process as a crash would."""
+        self.processes.kill(process)
+
+    def restart(self, process: str) -> None:
+        """Start the process anew with what it was started with."""
+        self.processes.restart(process)
+
+    def log(self, process: str) -> Path:
+        """Return the file that holds what the process said."""
+        return self.folder / "logs" / f"{process.replace('/', '.')}.log"
+
+    def add_simulated(self, nodes: Iterable[SimulatedNode]) -> None:
+        """Add simulated nodes to the running cluster."""
+        for node in nodes:
+            self.api.create("/api/v1/nodes", node.manifest())
+
+    def remove_node(self, name: str) -> None:
+        """Delete a Node object, as an administrator does with a server that will not come back."""
+        self.api.call("DELETE", f"/api/v1/nodes/{name}")
+
+    def wait(self, what: str, ready: Callable[[], bool], seconds: float = _PATIENCE) -> None:
+        """Wait until it is so.
+
+        Raises
+        ------
+        NotReadyError
+            If it is not so in time; the message names `what`.
+        """
+        end = time.monotonic() + seconds
+        while not _holds(ready):
+            dead = [name for name in self.processes.names() if not self.processes.identity(name)]
+            if time.monotonic() > end or set(dead) & set(_CORE):
+                raise NotReadyError(
+                    f"{what}: not after {seconds:.0f} s"
+                    + (f"; dead: {', '.join(dead)}" if dead else "")
+                    + f"; see the logs in {self.folder / 'logs'}"
+                )
+            time.sleep(_POLL)
+
+    def unready(self) -> list[str]:
+        """Return the nodes that are not Ready or not yet free of the taint of new nodes."""
+        items = self.api.get("/api/v1/nodes?resourceVersion=0")["items"]
+        return [node["metadata"]["name"] for node in items if not _ready(node)]
+
+    def summary(self) -> dict[str, Any]:
+        """Return what there is, as data."""
+        processes = [
+            {"name": name, "pid": self.pid(name), "log": self.processes.record(name).log}
+            for name in self.processes.names()
+        ]
+        items = self.api.get("/api/v1/nodes")["items"] if self.running else []
+        real = {node.name for node in self.state.nodes}
+        nodes = [
+            {
+                "name": node["metadata"]["name"],
+                "kind": "real" if node["metadata"]["name"] in real else "simulated",
+                "ready": _ready(node),
+            }
+            for node in items
+        ]
+        return {
+            "name": self.state.name,
+            "running": self.running,
+            "kubeconfig": str(self.kubeconfig),
+            "server": self.state.server,
+            "processes": processes,
+            "nodes": nodes,
+        }
+
+    def down(self, progress: Progress = _SILENT) -> None:
+        """Stop and remove everything of this sandbox."""
+        if self._api:
+            self._api.close()
+        down(self.state.name, progress)
+
+    def _start(self, spec: ClusterSpec, progress: Progress) -> None:
+        with progress.step("Starting the control plane"):
+            self._start_control_plane()
+        with progress.step(f"Adding {len(spec.simulated)} simulated nodes"):
+            self.add_simulated(spec.simulated)
+        with progress.step("Waiting until all nodes are ready"):
+            self.wait("all nodes Ready", lambda: not self.unready())
+            account = "/api/v1/namespaces/default/serviceaccounts/default"
+            self.wait("the default service account", lambda: bool(self.api.get(account)))
+
+    def _start_control_plane(self) -> None:
+        controlplane.issue(Authority(self.folder / "pki"), self.state)
+        for name, argv in controlplane.commands(self.state, self.folder):
+            self.start(name, argv)
+            if name == "etcd":
+                self.wait("etcd", self._etcd_answers)
+            if name == "kube-apiserver":
+                self.wait("the API server", lambda: self.api.text("/readyz") == "ok")
+                self.apply(manifests.load(Path(__file__).parent / "rbac.yaml"))
+
+    def _etcd_answers(self) -> bool:
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", self.state.ports["etcd"], timeout=5)
+        ) as connection:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == http.client.OK
+
+
+def down(name: str, progress: Progress = _SILENT) -> bool:
+    """Remove a sandbox, whatever state it is in; False if there is nothing of that name."""
+    with locked(sandboxes() / f".{name}.lock"):
+        if not states.folder(name).exists():
+            return False
+        with progress.step(f"Removing sandbox {name}"):
+            _remove(name)
+        return True
+
+
+def names() -> list[str]:
+    """Return the names of all sandboxes of which anything is left."""
+    return sorted(path.name for path in sandboxes().glob("[a-z]*") if path.is_dir())
+
+
+def obstacle() -> str | None:
+    """Say why this machine cannot have real nodes, if it cannot."""
+    return "not there yet"
+
+
+def _allocate(name: str, spec: ClusterSpec, programs: Mapping[str, Path]) -> State:
+    """Choose addresses and ports that nobody has and put them on record before any is used."""
+    with locked(sandboxes() / ".allocation.lock"):
+        others = states.everyone()
+        avoid = {port for other in others for port in other.ports.values()}
+        ports = networks.choose_ports(len(controlplane.PORTS), avoid)
+        numbers = {other.number for other in others}
+        number = next(number for number in range(len(numbers) + 1) if number not in numbers)
+        subnet = None
+        if spec.nodes:
+            theirs = {other.subnet.whole for other in others if other.network}
+            subnet = networks.choose(networks.taken() | theirs)
+        state = State(
+            name=name,
+            number=number,
+            address=subnet.gateway if subnet else "127.0.0.1",
+            network=str(subnet.whole) if subnet else None,
+            ports=dict(zip(controlplane.PORTS, ports, strict=True)),
+            nodes=spec.nodes,
+            timing=spec.timing,
+            binaries={program: str(path) for program, path in programs.items()},
+        )
+        states.write(state)
+    return state
+
+
+def _remove(name: str) -> None:
+    """Undo everything on record, in the reverse order, skipping what is not there."""
+    folder = states.folder(name)
+    processes = Processes(folder / "processes")
+    processes.settle()
+    names = processes.names()
+    # The API server lingers while it has clients and would hold up its own end.
+    last = [process for process in ("kube-apiserver", "etcd") if process in names]
+    first = [process for process in names if process not in last]
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        list(pool.map(processes.kill, first))
+    for process in last:
+        processes.kill(process, signal.SIGTERM, wait=1.0)
+    shutil.rmtree(folder)
+
+
+def _holds(ready: Callable[[], bool]) -> bool:
+    """Tell whether it is so; a server that does not answer yet says no."""
+    try:
+        return ready()
+    except (OSError, http.client.HTTPException, ApiError):
+        return False
+
+
+def _ready(node: Mapping[str, Any]) -> bool:
+    conditions = {item["type"]: item["status"] for item in node["status"].get("conditions", [])}
+    taints = {taint["key"] for taint in node["spec"].get("taints", [])}
+    return conditions.get("Ready") == "True" and "node.kubernetes.io/not-ready" not in taints

@@ -1,0 +1,190 @@
+"""`evenkeel sandbox`: the command line of the sandbox."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec, TypeVar
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from evenkeel_sandbox import clusters, simulated, specs
+from evenkeel_sandbox.clusters import Cluster
+from evenkeel_sandbox.failures import SandboxError
+from evenkeel_sandbox.progress import Terminal
+
+app = typer.Typer(no_args_is_help=True, help="A real Kubernetes cluster on this machine.")
+_out = Console()
+_err = Console(stderr=True)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class Output(StrEnum):
+    """How the answer is printed."""
+
+    table = "table"
+    json = "json"
+
+
+class Detection(StrEnum):
+    """How fast lost nodes are noticed."""
+
+    fast = "fast"
+    moderate = "moderate"
+    upstream = "upstream"
+
+
+Name = Annotated[str, typer.Option("--name", "-n", help="Sandboxes of several names can run.")]
+Format = Annotated[Output, typer.Option("--output", "-o", help="table or json")]
+
+
+def _reported(command: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Turn what can go wrong into one line and an exit status."""
+
+    @wraps(command)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return command(*args, **kwargs)
+        except (SandboxError, ValueError) as error:
+            _err.print(f"[red]Error:[/] {error}", highlight=False)
+            raise typer.Exit(1) from None
+
+    return run
+
+
+@app.command()
+@_reported
+def up(
+    name: Name = clusters.DEFAULT,
+    config: Annotated[
+        Path | None, typer.Option(help="kind configuration to read the real nodes from")
+    ] = None,
+    simulated_nodes: Annotated[
+        int, typer.Option("--simulated", min=0, help="nodes to simulate: a rack of unlike servers")
+    ] = 0,
+    servers: Annotated[
+        Path | None, typer.Option(help="file of servers to simulate instead")
+    ] = None,
+    real: Annotated[bool, typer.Option(help="start the real nodes")] = True,
+    evenkeel: Annotated[
+        bool, typer.Option("--evenkeel", help="also run operator, extender and scheduler")
+    ] = False,
+    failure_detection: Annotated[
+        Detection, typer.Option(help="how fast lost nodes are noticed")
+    ] = Detection.moderate,
+    output: Format = Output.table,
+) -> None:
+    """Start a sandbox, or say that it is up."""
+    began = time.monotonic()
+    progress = Terminal(_err)
+    nodes = specs.default_nodes(config) if real else ()
+    if nodes and (obstacle := clusters.obstacle()):
+        progress.say(f"No real nodes: {obstacle}.")
+        nodes = ()
+    simulate = _servers(servers) if servers else simulated.rack(simulated_nodes)
+    spec = specs.ClusterSpec(
+        nodes, simulate, specs.TIMINGS[failure_detection.value], evenkeel=evenkeel
+    )
+    cluster = Cluster.up(name, spec, progress)
+    _show(cluster, output)
+    progress.say(
+        f"{time.monotonic() - began:.1f} s. Use it: "
+        f"export KUBECONFIG={cluster.kubeconfig}, or evenkeel sandbox exec -- kubectl get nodes"
+    )
+
+
+@app.command()
+@_reported
+def down(
+    name: Name = clusters.DEFAULT,
+    everything: Annotated[bool, typer.Option("--all", help="every sandbox")] = False,
+) -> None:
+    """Stop a sandbox and remove all of it, whatever happened to it."""
+    names = clusters.names() if everything else [name]
+    for each in names:
+        if not clusters.down(each, Terminal(_err)):
+            _err.print(f"There is no sandbox {each}.")
+
+
+@app.command()
+@_reported
+def status(name: Name = clusters.DEFAULT, output: Format = Output.table) -> None:
+    """Show processes and nodes."""
+    _show(Cluster.open(name), output)
+
+
+@app.command()
+@_reported
+def logs(
+    process: Annotated[str, typer.Argument(help="as `status` names it, e.g. worker-1/kubelet")],
+    name: Name = clusters.DEFAULT,
+    follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
+    lines: Annotated[int, typer.Option("--tail", min=0)] = 100,
+) -> None:
+    """Show what a process of the sandbox said."""
+    log = Cluster.open(name).processes.record(process).log
+    argv = ["tail", "-n", str(lines), *(["-F"] if follow else []), log]
+    raise typer.Exit(subprocess.run(argv, check=False).returncode)
+
+
+@app.command()
+@_reported
+def kubeconfig(name: Name = clusters.DEFAULT) -> None:
+    """Print the path of the administrator's kubeconfig."""
+    sys.stdout.write(f"{Cluster.open(name).kubeconfig}\n")
+
+
+@app.command("exec", context_settings={"ignore_unknown_options": True})
+@_reported
+def execute(
+    command: Annotated[list[str], typer.Argument(help="-- COMMAND ARG...")],
+    name: Name = clusters.DEFAULT,
+) -> None:
+    """Run a command with KUBECONFIG set and the sandbox's kubectl on the PATH."""
+    cluster = Cluster.open(name)
+    tools = Path(cluster.state.binaries["kubectl"]).parent
+    path = os.pathsep.join([str(tools), os.environ["PATH"]])
+    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig), "PATH": path}
+    program = shutil.which(command[0], path=path)
+    if program is None:
+        raise SandboxError(f"no such command: {command[0]}")
+    sys.stdout.flush()
+    os.execve(program, command, environment)  # noqa: S606 - the user's own command, as given
+
+
+def _servers(path: Path) -> tuple[simulated.SimulatedNode, ...]:
+    try:
+        documents = list(yaml.safe_load_all(path.read_text()))
+    except (OSError, yaml.YAMLError) as error:
+        raise SandboxError(f"cannot read {path}: {error}") from error
+    found = documents[0] if len(documents) == 1 else documents
+    if isinstance(found, dict) and "servers" in found:
+        found = found["servers"]
+    return simulated.parse(found, str(path))
+
+
+def _show(cluster: Cluster, output: Output) -> None:
+    summary = cluster.summary()
+    if output is Output.json:
+        sys.stdout.write(json.dumps(summary, indent=2) + "\n")
+        return
+    table = Table("process", "state", "pid", "log", title=f"Sandbox {cluster.state.name}")
+    for process in summary["processes"]:
+        state = "[green]runs" if process["pid"] else "[red]dead"
+        table.add_row(process["name"], state, str(process["pid"] or ""), process["log"])
+    _out.print(table)
+    nodes = Table("nodes", "count", "ready")
+    for kind in ("real", "simulated"):
+        found = [node for node in summary["nodes"] if node["kind"] == kind]
+        nodes.add_row(kind, str(len(found)), str(sum(node["ready"] for node in found)))
+    _out.print(nodes)

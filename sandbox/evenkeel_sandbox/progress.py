@@ -1,0 +1,88 @@
+"""Tells the person who waits what is going on; silent by default."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+
+class Step(Protocol):
+    """One thing that takes its time."""
+
+    def advance(self, share: float) -> None:
+        """Say which share of it (0 to 1) is done."""
+
+
+class Progress:
+    """Says nothing."""
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Step]:  # noqa: ARG002 - what overriders show
+        """Enclose one step; steps may overlap, from several threads."""
+        yield _Nothing()
+
+    def say(self, line: str) -> None:
+        """Tell something that is worth a line."""
+
+
+class _Nothing:
+    def advance(self, share: float) -> None:
+        pass
+
+
+class Terminal(Progress):
+    """Shows a bar a step."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lock = threading.Lock()
+        self._running = 0
+        self._bars = self._fresh()
+
+    def _fresh(self) -> Bars:
+        columns = (
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+        )
+        return Bars(*columns, console=self._console)
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Step]:
+        """Show the step while it runs and how long it took."""
+        # A terminal has one live display: overlapping steps share it.
+        with self._lock:
+            if not self._running:
+                self._bars = self._fresh()
+                self._bars.start()
+            self._running += 1
+            task = self._bars.add_task(title, total=1.0)
+        done = False
+        try:
+            yield _Bar(self._bars, task)
+            done = True
+        finally:
+            with self._lock:
+                if done:
+                    self._bars.update(task, completed=1.0)
+                self._running -= 1
+                if not self._running:
+                    self._bars.stop()
+
+    def say(self, line: str) -> None:
+        """Print the line."""
+        self._console.print(line)
+
+
+class _Bar:
+    def __init__(self, bars: Bars, task: TaskID) -> None:
+        self._bars = bars
+        self._task = task
+
+    def advance(self, share: float) -> None:
+        self._bars.update(self._task, completed=min(share, 0.99))

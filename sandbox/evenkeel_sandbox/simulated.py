@@ -1,0 +1,143 @@
+"""Simulated nodes: what KWOK pretends to be, with the figures of machines that exist."""
+
+import csv
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from evenkeel_kube.names import GROUP, TAINT_SIMULATED
+from evenkeel_sandbox.failures import SandboxError
+
+FAKE = "kwok.x-k8s.io/node"
+"""Annotation by which KWOK knows the nodes it has to run."""
+LABEL_PROCESSOR = f"{GROUP}/processor"
+"""Row of the device table for the server's processors."""
+MIB_PER_GB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedNode:
+    """A node without a kubelet."""
+
+    name: str
+    capacity: Mapping[str, str]
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the Node object; KWOK fills in the rest of its status."""
+        labels = {
+            "kubernetes.io/hostname": self.name,
+            "kubernetes.io/os": "linux",
+            "kubernetes.io/arch": "amd64",
+            "type": "kwok",
+            **self.labels,
+        }
+        capacity = {"pods": "110", "ephemeral-storage": "1Ti", **self.capacity}
+        return {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": self.name, "labels": labels, "annotations": {FAKE: "fake"}},
+            "spec": {"taints": [{"key": TAINT_SIMULATED, "value": "fake", "effect": "NoSchedule"}]},
+            "status": {"capacity": capacity, "allocatable": capacity},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A server one can buy."""
+
+    processor: str
+    cores: int
+    memory: int
+    """GiB."""
+    device: str = ""
+    count: int = 0
+
+
+_RACK = (
+    _Model("EPYC-7763", 128, 512, "A100-SXM4-80GB", 8),
+    _Model("Xeon-Gold-6330", 96, 384, "T4", 2),
+    _Model("EPYC-7763", 64, 256),
+    _Model("EPYC-9654", 96, 768, "L40S", 4),
+    _Model("Xeon-Gold-6330", 56, 256),
+    _Model("EPYC-7763", 32, 128, "RTX-4090", 2),
+    _Model("Xeon-Platinum-8380", 96, 768, "V100-SXM2-32GB", 8),
+    _Model("Xeon-Platinum-8480+", 112, 2048, "H100-SXM-80GB", 8),
+    _Model("Xeon-Gold-6430", 128, 1024, "A10", 1),
+    _Model("EPYC-9654", 96, 384),
+    _Model("EPYC-9654", 64, 512, "L4", 4),
+    _Model("EPYC-9654", 192, 2304, "MI300X", 8),
+)
+"""A rack of unlike servers, in the order in which they are dealt. Cores and memory of the T4,
+V100 and A10 servers are those of Alibaba's openb trace (hkust-adsl/kubernetes-scheduler-simulator),
+of the 8-accelerator servers those of the vendors' own (DGX A100, DGX H100, MI300X platform)."""
+
+
+def rack(count: int) -> tuple[SimulatedNode, ...]:
+    """Return so many unlike servers; the same ones every time, the first of any number alike."""
+    if count < 0:
+        raise ValueError("`count` must not be negative")
+    models = itertools.islice(itertools.cycle(_RACK), count)
+    return tuple(_node(f"sim-{number:04}", model) for number, model in enumerate(models, start=1))
+
+
+def parse(entries: Any, origin: str) -> tuple[SimulatedNode, ...]:
+    """Return the nodes a list of ``{name, labels, capacity}`` describes."""
+    if not isinstance(entries, Sequence) or isinstance(entries, str):
+        raise SandboxError(f"{origin}: must be a list of servers with `name` and `capacity`")
+    nodes = [_parsed(entry, f"{origin}: [{index}]") for index, entry in enumerate(entries)]
+    names = [node.name for node in nodes]
+    if len(set(names)) < len(names):
+        raise SandboxError(f"{origin}: names of servers must differ")
+    return tuple(nodes)
+
+
+def _parsed(entry: Any, where: str) -> SimulatedNode:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+        raise SandboxError(f"{where}: must have a `name`")
+    capacity = entry.get("capacity")
+    if not isinstance(capacity, Mapping) or not {"cpu", "memory"} <= set(capacity):
+        raise SandboxError(f"{where}: `capacity` must have `cpu` and `memory`")
+    labels = entry.get("labels") or {}
+    return SimulatedNode(
+        entry["name"],
+        {str(key): str(value) for key, value in capacity.items()},
+        {str(key): str(value) for key, value in labels.items()},
+    )
+
+
+def _node(name: str, model: _Model) -> SimulatedNode:
+    labels = {LABEL_PROCESSOR: model.processor.replace("+", "")}
+    capacity = {"cpu": str(model.cores), "memory": f"{model.memory}Gi"}
+    if model.count:
+        row = _devices()[model.device]
+        vendor = row["vendor"].lower()
+        resource = f"{vendor}.com/gpu"
+        capacity[resource] = str(model.count)
+        labels |= _discovered(vendor, row, model.count)
+    return SimulatedNode(name, capacity, labels)
+
+
+def _discovered(vendor: str, row: Mapping[str, str], count: int) -> dict[str, str]:
+    """Return the labels by which the vendor's own discovery names the device."""
+    if vendor == "nvidia":
+        return {
+            "nvidia.com/gpu.product": row["node_label_value"],
+            "nvidia.com/gpu.memory": str(int(row["memory_gb"]) * MIB_PER_GB),
+            "nvidia.com/gpu.count": str(count),
+            "nvidia.com/gpu.present": "true",
+        }
+    return {
+        "amd.com/gpu.product-name": row["node_label_value"],
+        "amd.com/gpu.vram": f"{row['memory_gb']}G",
+    }
+
+
+@cache
+def _devices() -> dict[str, dict[str, str]]:
+    table = resources.files("evenkeel_core") / "facts" / "accelerators.csv"
+    return {row["name"]: row for row in csv.DictReader(io.StringIO(table.read_text()))}

@@ -1,0 +1,92 @@
+"""What a sandbox is on this machine: written before anything is made, read to take it down."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from evenkeel_sandbox.networks import Network, Subnet
+from evenkeel_sandbox.places import sandboxes
+from evenkeel_sandbox.specs import RealNode, Timing
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Every name under which the sandbox makes something, so that `down` needs nothing else."""
+
+    name: str
+    number: int
+    """Distinguishes the sandboxes of this machine in names too short for `name`."""
+    address: str
+    """Where the API server listens."""
+    network: str | None
+    """The sandbox's own network, or None when it has no real nodes."""
+    ports: Mapping[str, int]
+    nodes: tuple[RealNode, ...]
+    timing: Timing
+    binaries: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def subnet(self) -> Subnet:
+        """The addresses of the real nodes."""
+        if self.network is None:
+            raise ValueError("`network` is None: this sandbox has no real nodes")
+        return Subnet(Network(self.network))
+
+    @property
+    def server(self) -> str:
+        """URL of the API server."""
+        return f"https://{self.address}:{self.ports['kube-apiserver']}"
+
+    @property
+    def bridge(self) -> str:
+        """Name of the bridge; the kernel takes 15 characters."""
+        return f"evenkeel{self.number}"
+
+    def link(self, index: int) -> str:
+        """Return the host's end of a node's cable."""
+        return f"evenkeel{self.number}n{index}"
+
+    def machine(self, node: str) -> str:
+        """Return the name of a node's network namespace and control groups."""
+        return f"evenkeel-{self.name}-{node}"
+
+    def indexed(self) -> Iterator[tuple[int, RealNode]]:
+        """Yield the real nodes with their numbers, from 1."""
+        return enumerate(self.nodes, start=1)
+
+
+def folder(name: str) -> Path:
+    """Return where the sandbox keeps its files."""
+    return sandboxes() / name
+
+
+def write(state: State) -> None:
+    """Put the state on record, whole or not at all, and on the disk before we go on."""
+    path = folder(state.name) / "state.json"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    scratch = path.with_suffix(".new")
+    with scratch.open("w") as file:
+        json.dump(asdict(state), file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def read(name: str) -> State | None:
+    """Return the state on record, None where there is none."""
+    path = folder(name) / "state.json"
+    try:
+        raw = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    raw["nodes"] = tuple(RealNode(**node) for node in raw["nodes"])
+    raw["timing"] = Timing(**raw["timing"])
+    return State(**raw)
+
+
+def everyone() -> list[State]:
+    """Return the states of all sandboxes of this user, by name."""
+    names = sorted(path.parent.name for path in sandboxes().glob("*/state.json"))
+    return [state for name in names if (state := read(name))]
