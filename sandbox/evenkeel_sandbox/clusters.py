@@ -4,17 +4,27 @@ import contextlib
 import http.client
 import re
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from evenkeel_sandbox import binaries, controlplane, manifests, networks, states
+from evenkeel_sandbox import (
+    binaries,
+    cgroups,
+    controlplane,
+    machines,
+    manifests,
+    networks,
+    states,
+    stores,
+)
 from evenkeel_sandbox.api import Api
 from evenkeel_sandbox.failures import ApiError, NoSuchSandboxError, NotReadyError, SandboxError
+from evenkeel_sandbox.machines import Machine
 from evenkeel_sandbox.pki import Authority
 from evenkeel_sandbox.places import locked, sandboxes
 from evenkeel_sandbox.processes import Processes, Record
@@ -62,7 +72,7 @@ class Cluster:
             if found or states.folder(name).exists():
                 progress.say(f"Sandbox {name} was not shut down; removing what is left of it.")
                 _remove(name)
-            return cls._make(name, spec or ClusterSpec(), progress)
+            return cls._make(name, _possible(spec or ClusterSpec(), progress), progress)
 
     @classmethod
     def open(cls, name: str = DEFAULT) -> Self:
@@ -77,8 +87,9 @@ class Cluster:
     @classmethod
     def _make(cls, name: str, spec: ClusterSpec, progress: Progress) -> Self:
         programs = binaries.ensure(progress)
+        template = stores.template(progress) if spec.nodes else None
         cluster = cls(_allocate(name, spec, programs))
-        cluster._start(spec, progress)
+        cluster._start(spec, template, progress)
         return cluster
 
     @property
@@ -138,6 +149,32 @@ class Cluster:
     def log(self, process: str) -> Path:
         """Return the file that holds what the process said."""
         return self.folder / "logs" / f"{process.replace('/', '.')}.log"
+
+    def machines(self) -> list[Machine]:
+        """Return the real nodes."""
+        return [
+            Machine(self.state, self.folder, self.processes, index, node)
+            for index, node in self.state.indexed()
+        ]
+
+    def freeze(self, node: str) -> None:
+        """Stop a real node in its tracks, pods included, as a hung machine would."""
+        cgroups.freeze(self._machine(node).name)
+
+    def thaw(self, node: str) -> None:
+        """Let a frozen node go on."""
+        cgroups.thaw(self._machine(node).name)
+
+    def import_image(self, archive: Path, tag: str) -> None:
+        """Load a docker-archive into every real node."""
+        for machine in self.machines():
+            machine.import_image(archive, tag)
+
+    def _machine(self, node: str) -> Machine:
+        found = {machine.node.name: machine for machine in self.machines()}
+        if node not in found:
+            raise SandboxError(f"no real node {node!r}; there are: {', '.join(found) or 'none'}")
+        return found[node]
 
     def add_simulated(self, nodes: Iterable[SimulatedNode]) -> None:
         """Add simulated nodes to the running cluster."""
@@ -203,9 +240,21 @@ class Cluster:
             self._api.close()
         down(self.state.name, progress)
 
-    def _start(self, spec: ClusterSpec, progress: Progress) -> None:
-        with progress.step("Starting the control plane"):
-            self._start_control_plane()
+    def _start(self, spec: ClusterSpec, template: Path | None, progress: Progress) -> None:
+        authority = Authority(self.folder / "pki")
+        controlplane.issue(authority, self.state)
+        if self.state.network:
+            networks.open_bridge(self.state.bridge, self.state.subnet)
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            booting = [pool.submit(self._boot, machine, template) for machine in self.machines()]
+            with progress.step("Starting the control plane"):
+                self._start_control_plane()
+            with progress.step(f"Starting {len(booting)} real nodes"):
+                for machine, booted in zip(self.machines(), booting, strict=True):
+                    machine.issue(authority)
+                    self.api.create("/api/v1/nodes", machine.manifest())
+                    booted.result()
+                    machine.join()
         with progress.step(f"Adding {len(spec.simulated)} simulated nodes"):
             self.add_simulated(spec.simulated)
         with progress.step("Waiting until all nodes are ready"):
@@ -213,8 +262,12 @@ class Cluster:
             account = "/api/v1/namespaces/default/serviceaccounts/default"
             self.wait("the default service account", lambda: bool(self.api.get(account)))
 
+    @staticmethod
+    def _boot(machine: Machine, template: Path | None) -> None:
+        if template:
+            machine.boot(template)
+
     def _start_control_plane(self) -> None:
-        controlplane.issue(Authority(self.folder / "pki"), self.state)
         for name, argv in controlplane.commands(self.state, self.folder):
             self.start(name, argv)
             if name == "etcd":
@@ -244,11 +297,6 @@ def down(name: str, progress: Progress = _SILENT) -> bool:
 def names() -> list[str]:
     """Return the names of all sandboxes of which anything is left."""
     return sorted(path.name for path in sandboxes().glob("[a-z]*") if path.is_dir())
-
-
-def obstacle() -> str | None:
-    """Say why this machine cannot have real nodes, if it cannot."""
-    return "not there yet"
 
 
 def _allocate(name: str, spec: ClusterSpec, programs: Mapping[str, Path]) -> State:
@@ -282,15 +330,26 @@ def _remove(name: str) -> None:
     folder = states.folder(name)
     processes = Processes(folder / "processes")
     processes.settle()
-    names = processes.names()
-    # The API server lingers while it has clients and would hold up its own end.
-    last = [process for process in ("kube-apiserver", "etcd") if process in names]
-    first = [process for process in names if process not in last]
+    state = states.read(name)
+    nodes = Cluster(state).machines() if state else []
+    for machine in nodes:
+        cgroups.thaw(machine.name)  # the frozen do not die
     with ThreadPoolExecutor(max_workers=8) as pool:
-        list(pool.map(processes.kill, first))
-    for process in last:
-        processes.kill(process, signal.SIGTERM, wait=1.0)
+        list(pool.map(processes.kill, processes.names()))
+    for machine in nodes:
+        machine.remove()
+    if state and state.network:
+        networks.close_bridge(state.bridge)
     shutil.rmtree(folder)
+
+
+def _possible(spec: ClusterSpec, progress: Progress) -> ClusterSpec:
+    """Return the specification without real nodes, and say so, where there can't be any."""
+    obstacle = machines.obstacle() if spec.nodes else None
+    if obstacle is None:
+        return spec
+    progress.say(f"Simulated nodes only, no real ones: {obstacle}.")
+    return replace(spec, nodes=())
 
 
 def _holds(ready: Callable[[], bool]) -> bool:

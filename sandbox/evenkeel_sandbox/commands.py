@@ -88,9 +88,6 @@ def up(
     began = time.monotonic()
     progress = Terminal(_err)
     nodes = specs.default_nodes(config) if real else ()
-    if nodes and (obstacle := clusters.obstacle()):
-        progress.say(f"No real nodes: {obstacle}.")
-        nodes = ()
     simulate = _servers(servers) if servers else simulated.rack(simulated_nodes)
     spec = specs.ClusterSpec(
         nodes, simulate, specs.TIMINGS[failure_detection.value], evenkeel=evenkeel
