@@ -69,3 +69,46 @@ class Problem:
             value = getattr(self, name)
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False
+
+
+def allowed(problem: Problem) -> NDArray[np.bool_]:
+    """Return which server may run which subtask: cost finite, pin honoured; shape (T, S)."""
+    open_to = np.isfinite(problem.cost)
+    pinned = np.flatnonzero(problem.pinned != NOWHERE)
+    only = np.zeros((pinned.size, len(problem.servers)), dtype=bool)
+    only[np.arange(pinned.size), problem.pinned[pinned]] = True
+    open_to[pinned] &= only
+    return open_to
+
+
+def demands(problem: Problem, assignment: Ints) -> Ints:
+    """Return what each subtask takes of the server it is on, shape (T, R); NOWHERE takes 0."""
+    taken: Ints = problem.demand[np.arange(len(problem.subtasks)), problem.kind[assignment]]
+    return np.where((assignment == NOWHERE)[:, None], 0, taken)
+
+
+def units(problem: Problem) -> tuple[Ints, ...]:
+    """Return the subtasks that start and move together, one array a unit, in index order.
+
+    A subtask that stands alone is a unit of one; the members of a coupled set are one unit.
+    """
+    order = np.argsort(problem.group, kind="stable")
+    cuts = np.flatnonzero(np.diff(problem.group[order])) + 1
+    return tuple(sorted(np.split(order, cuts), key=lambda unit: int(unit[0]))) if order.size else ()
+
+
+def room_for(problem: Problem, unit: Ints) -> NDArray[np.bool_]:
+    """Return which empty server holds all members of a unit at the same time, shape (S,)."""
+    together = problem.demand[unit].sum(axis=0)[problem.kind]
+    room: NDArray[np.bool_] = np.all(together <= problem.capacity, axis=1)
+    return room
+
+
+def transfer(problem: Problem, source: Ints, target: Ints, data: Floats) -> Floats:
+    """Return d_e: seconds that `data` bytes take from each source server to each target server.
+
+    The arguments broadcast against one another; nothing is moved within one server.
+    """
+    bandwidth = np.minimum(problem.link_bandwidth[source], problem.link_bandwidth[target])
+    latency = problem.link_latency[source] + problem.link_latency[target]
+    return np.where(source == target, 0.0, latency + data / bandwidth)

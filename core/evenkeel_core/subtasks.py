@@ -13,8 +13,10 @@ class Variant:
     """How a subtask would run on servers that offer one kind of device."""
 
     resource: str
-    """``cpu`` or the extended resource of the accelerator it uses."""
+    """``cpu``, the extended resource of the accelerator it uses, or empty: it needs neither."""
     demand: Vector
+    device: str = ""
+    """Name of the device it is sized for; empty fits every device of the resource."""
 
 
 @dataclass(frozen=True, slots=True)
