@@ -47,7 +47,7 @@ class Subtask:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """`target` starts after `source` has ended, or, within a group, talks to it all the time."""
+    """`target` starts after `source` has ended and its `data` bytes have arrived."""
 
     source: str
     target: str
@@ -56,15 +56,10 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class TaskGraph:
-    """A job cut into subtasks: the DAG of step 2.
-
-    `edges` order groups (dependencies); `couplings` join members of one group, which run at the
-    same time and exchange `data` bytes while they do.
-    """
+    """A job cut into subtasks: the DAG of step 2."""
 
     subtasks: tuple[Subtask, ...]
     edges: tuple[Edge, ...] = ()
-    couplings: tuple[Edge, ...] = ()
 
     def digraph(self) -> "nx.DiGraph[str]":
         """Return the dependencies as a networkx graph over subtask names."""

@@ -1,0 +1,588 @@
+"""Step 2, first half: a job becomes subtasks with demands, and a DAG.
+
+An inference task becomes shards (one pod each, the whole model on one server, a part of the
+requests) where the model fits some server, else replicas of a pipeline: coupled sets whose
+members are sized for, and pinned to, their servers. A template task becomes its copies.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from evenkeel_core import checks, costs, pipelines
+from evenkeel_core.jobs import (
+    MAX_SUBTASKS,
+    OVERLAP,
+    Inference,
+    Job,
+    Task,
+    Template,
+)
+from evenkeel_core.plans import Refusal
+from evenkeel_core.quantities import CPU, GIB, MEMORY, MILLI, Bytes, Vector, Work
+from evenkeel_core.reasons import Reason
+from evenkeel_core.servers import Device, Server
+from evenkeel_core.subtasks import Edge, Subtask, TaskGraph, Variant
+
+MARGIN = 1.10
+"""On top of computed memory on a server's own processors, until calibrated."""
+STAGE_MARGIN = 1.25
+"""For a remote stage: llama.cpp's RPC server was seen to need more than its tensors."""
+USABLE = 0.92
+"""Share of an accelerator's memory an engine gets: driver and context take the rest."""
+PREFILL_BATCH = 512
+"""Tokens llama.cpp prefills at a time: what the compute buffer is sized for."""
+HOST_MEMORY = 2 * GIB
+"""Of a pod whose model is on an accelerator: the process, and pages of the file in passing."""
+THREADS = (64, 32, 16, 8, 4, 2, 1)
+"""Cores a pod on processors may get, the most first: a server uses the first that fits."""
+MAX_EDGES = 100_000
+SHARDS_PER_SLOT = 3
+"""Shards for each place that could run one: a fast server takes more of them than a slow one."""
+LEAST_SECONDS = 5.0
+"""A shard shorter than this is mostly start-up."""
+SLOWER_REPLICA = 3.0
+"""A further pipeline is worth its servers while it is at most so many times slower than the
+first."""
+
+
+def decompose(job: Job, servers: Sequence[Server]) -> TaskGraph | tuple[Refusal, ...]:
+    """Cut a job into subtasks.
+
+    Parameters
+    ----------
+    job : Job
+    servers : sequence of Server
+        Sorted by name. Their hardware decides shards and stages; their load does not.
+
+    Returns
+    -------
+    TaskGraph or tuple of Refusal
+        Refusals where a task fits nowhere or would become more subtasks than a job may have.
+    """
+    subtasks: list[Subtask] = []
+    refusals: list[Refusal] = []
+    index = 0
+    for task in job.tasks:
+        cut = _cut(task, servers, index)
+        if isinstance(cut, Refusal):
+            refusals.append(cut)
+            continue
+        subtasks += cut
+        index += len({subtask.group for subtask in cut})
+    if refusals:
+        return tuple(refusals)
+    if len(subtasks) > MAX_SUBTASKS:
+        return (_too_many(job.key, len(subtasks)),)
+    joined = edges(job.tasks, subtasks)
+    if len(joined) > MAX_EDGES:
+        return (_too_dense(job.key, len(joined)),)
+    return TaskGraph(tuple(subtasks), tuple(joined))
+
+
+def _cut(task: Task, servers: Sequence[Server], index: int) -> list[Subtask] | Refusal:
+    work = task.work
+    if isinstance(work, Template):
+        return _copies(task, work, index)
+    if work.stages:
+        return _by_hand(task, work, servers, index)
+    pipeline = work.parallelism.pipeline
+    probe = _shard(task, work, servers, index, (0, work.requests.count))
+    possible = [server for server in servers if checks.reason(probe, server) is None]
+    if pipeline in (None, 1) and possible:
+        return _shards(task, work, servers, possible, index)
+    if pipeline == 1:
+        return why_not(probe, servers)
+    return _pipelines(task, work, servers, index)
+
+
+def _copies(task: Task, work: Template, index: int) -> list[Subtask]:
+    count = task.shards or 1
+    return [
+        Subtask(
+            name=f"{task.name}-{copy}",
+            task=task.name,
+            group=f"{task.name}-{copy}",
+            index=index + copy,
+            work=Work(max(float(work.estimated_seconds), costs.MIN_WORK)),
+            variants=(Variant("", work.demand),),
+            constraints=task.constraints,
+            output_bytes=Bytes(task.output_bytes // count),
+        )
+        for copy in range(count)
+    ]
+
+
+# Memory
+
+
+def kv_bytes(work: Inference, layers: int) -> Bytes:
+    """Return the bytes of keys and values of so many layers at full concurrency."""
+    shape = work.workload
+    held = shape.concurrency * (shape.max_input_tokens + shape.max_output_tokens)
+    return Bytes(layers * held * work.model.kv_bytes_per_token)
+
+
+def buffer_bytes(work: Inference, *, head: bool) -> Bytes:
+    """Return the bytes of the compute buffers of a stage; the output head adds its logits."""
+    model = work.model
+    inner = max(4 * model.hidden, model.heads * model.head_dim)
+    logits = (model.hidden + model.vocabulary) * work.workload.concurrency * 4 if head else 0
+    return Bytes(PREFILL_BATCH * inner * 4 + logits)
+
+
+def _variants(work: Inference, servers: Sequence[Server]) -> tuple[Variant, ...]:
+    """Return how the whole model could run on each kind of device there is."""
+    model = work.model
+    needed = model.bytes + kv_bytes(work, model.layers) + buffer_bytes(work, head=True)
+    accelerators = {
+        (device.resource, device.name): device
+        for server in servers
+        for device in server.accelerators
+        if device.memory > 0
+    }
+    found = [
+        _accelerated(device, needed, work)
+        for _, device in sorted(
+            accelerators.items(), key=lambda item: (-item[1].bandwidth, item[0])
+        )
+    ]
+    memory = math.ceil(needed * MARGIN)
+    found += [
+        Variant(CPU, _bounded({CPU: threads * MILLI, MEMORY: memory}, work)) for threads in THREADS
+    ]
+    return tuple(found)
+
+
+def _accelerated(device: Device, needed: float, work: Inference) -> Variant:
+    count = math.ceil(needed / (device.memory * USABLE))
+    demand = {device.resource: count, CPU: MILLI, MEMORY: HOST_MEMORY}
+    return Variant(device.resource, _bounded(demand, work), device.name)
+
+
+def _bounded(demand: Vector, work: Inference) -> Vector:
+    """Apply the user's floor and cap."""
+    floor, cap = work.overhead, work.limits
+    return {
+        name: min(max(demand.get(name, 0), floor.get(name, 0)), cap.get(name, 1 << 62))
+        for name in sorted({*demand, *floor})
+    }
+
+
+# Shards
+
+
+def _shard(
+    task: Task,
+    work: Inference,
+    servers: Sequence[Server],
+    index: int,
+    requests: tuple[int, int],
+    number: int = 0,
+    variants: tuple[Variant, ...] | None = None,
+) -> Subtask:
+    part = costs.tokens(work, *requests)
+    share = part.requests / max(1, work.requests.count)
+    return Subtask(
+        name=f"{task.name}-{number}",
+        task=task.name,
+        group=f"{task.name}-{number}",
+        index=index + number,
+        work=costs.reference_work(work, part),
+        variants=_variants(work, servers) if variants is None else variants,
+        constraints=task.constraints,
+        requests=requests,
+        weight_bytes=work.model.bytes,
+        kv_bytes=kv_bytes(work, work.model.layers),
+        output_bytes=Bytes(int(task.output_bytes * share)),
+    )
+
+
+def _shards(
+    task: Task,
+    work: Inference,
+    servers: Sequence[Server],
+    possible: Sequence[Server],
+    index: int,
+) -> list[Subtask] | Refusal:
+    count = work.parallelism.data or task.shards or _shard_count(task, work, servers, possible)
+    count = min(count, max(1, work.requests.count))
+    if count > MAX_SUBTASKS:
+        return _too_many(task.name, count)
+    variants = _variants(work, servers)
+    return [
+        _shard(task, work, servers, index, span, number, variants)
+        for number, span in enumerate(ranges(work, [1.0] * count))
+    ]
+
+
+def _shard_count(
+    task: Task, work: Inference, servers: Sequence[Server], possible: Sequence[Server]
+) -> int:
+    """Return how many shards keep every place busy without being mostly start-up."""
+    probe = _shard(task, work, servers, 0, (0, work.requests.count))
+    slots = 0
+    seconds: list[float] = []
+    whole = costs.tokens(work, 0, work.requests.count)
+    for server in possible:
+        variant = checks.variant(probe, server)
+        assert variant is not None, "a possible server has a variant"  # noqa: S101
+        room = server.plannable
+        slots += min(room.get(name, 0) // n for name, n in variant.demand.items() if n > 0)
+        device = next(
+            d
+            for d in server.devices
+            if d.resource == variant.resource and variant.device in ("", d.name)
+        )
+        loading = costs.load_seconds(work.model, work.model.bytes, server)
+        total = costs.compute_seconds(work, whole, costs.speed(device, server, variant))
+        seconds.append(total / max(LEAST_SECONDS, 2 * loading))
+    # On the middle server a shard computes at least twice as long as it loads.
+    worthwhile = max(1, int(np.median(seconds)))
+    return min(SHARDS_PER_SLOT * max(1, slots), worthwhile, MAX_SUBTASKS)
+
+
+def ranges(work: Inference, shares: Sequence[float]) -> list[tuple[int, int]]:
+    """Cut the requests into contiguous ranges whose work is in proportion to the shares.
+
+    Every range has at least one request; there must not be more shares than requests.
+    """
+    count = work.requests.count
+    if work.requests.lengths:
+        lengths = np.array(work.requests.lengths, dtype=float)
+        weight = lengths[:, 0] + DECODE_WEIGHT * lengths[:, 1]
+        done = np.concatenate([[0.0], np.cumsum(np.maximum(weight, 1e-9))])
+    else:
+        done = np.arange(count + 1, dtype=float)
+    wanted = np.cumsum(shares)[:-1] / np.sum(shares) * done[-1]
+    ends = np.searchsorted(done, wanted - 1e-9).tolist()
+    bounds = [0]
+    for number, end in enumerate(ends):
+        left = len(ends) - number  # ranges still to come: each needs a request
+        bounds.append(max(bounds[-1] + 1, min(int(end), count - left)))
+    bounds.append(count)
+    return list(pairwise(bounds))
+
+
+DECODE_WEIGHT = 10.0
+"""What an output token takes against an input token: decode reads all weights for each step,
+prefill shares the reading over a batch. Only the evenness of shards depends on it."""
+
+
+# Pipelines
+
+
+def _pipelines(
+    task: Task, work: Inference, servers: Sequence[Server], index: int
+) -> list[Subtask] | Refusal:
+    wanted = work.parallelism.data
+    allowed = [s for s in servers if _may_hold_a_stage(task, s)]
+    cuts: list[pipelines.Cut] = []
+    used: set[str] = set()
+    whole = costs.tokens(work, 0, work.requests.count)
+    while len(cuts) < min(wanted or len(servers), work.requests.count):
+        free = [server for server in allowed if server.name not in used]
+        found = _best_cut(work, whole, free)
+        if found is None or (wanted is None and _not_worth(found, cuts)):
+            break
+        cuts.append(found)
+        used |= {server for server, _ in found.stages}
+    if not cuts or (wanted is not None and len(cuts) < wanted):
+        return _no_pipeline(task, work, allowed, len(cuts), wanted or 1)
+    by_name = {server.name: server for server in servers}
+    spans = ranges(work, [1 / cut.seconds for cut in cuts])
+    return [
+        member
+        for number, (cut, span) in enumerate(zip(cuts, spans, strict=True))
+        for member in _members(
+            task, work, by_name, f"{task.name}-{number}", index + number, span, cut.stages
+        )
+    ]
+
+
+def recut(
+    task: Task,
+    group: str,
+    index: int,
+    requests: tuple[int, int],
+    servers: Sequence[Server],
+) -> list[Subtask] | Refusal:
+    """Cut one replica anew for the servers that are left; its requests stay its own.
+
+    Parameters
+    ----------
+    task : Task
+        An inference task.
+    group, index : str, int
+        Name and number of the coupled set.
+    requests : tuple of int
+        First request and one past the last.
+    servers : sequence of Server
+    """
+    work = task.work
+    if not isinstance(work, Inference):
+        raise TypeError("`task` must be an inference task")
+    allowed = [server for server in servers if _may_hold_a_stage(task, server)]
+    found = _best_cut(work, costs.tokens(work, *requests), allowed)
+    if found is None:
+        return _no_pipeline(task, work, allowed, 0, 1)
+    by_name = {server.name: server for server in servers}
+    return _members(task, work, by_name, group, index, requests, found.stages)
+
+
+def _not_worth(found: pipelines.Cut, cuts: Sequence[pipelines.Cut]) -> bool:
+    return bool(cuts) and found.seconds > SLOWER_REPLICA * cuts[0].seconds
+
+
+def _best_cut(
+    work: Inference, part: costs.Tokens, servers: Sequence[Server]
+) -> pipelines.Cut | None:
+    candidates = [_candidate(work, part, server) for server in servers]
+    return pipelines.cut(
+        work.model.layers,
+        candidates,
+        overlap=OVERLAP[work.engine],
+        stages=work.parallelism.pipeline,
+    )
+
+
+def _may_hold_a_stage(task: Task, server: Server) -> bool:
+    empty = Subtask(
+        task.name, task.name, task.name, 0, Work(1.0), (Variant("", {}),), task.constraints
+    )
+    return checks.reason(empty, server) is None
+
+
+def stage_device(server: Server) -> Device:
+    """Return the device a stage would use: the accelerator with most memory, else processors."""
+    usable = [d for d in server.accelerators if server.plannable.get(d.resource, 0) > 0]
+    return max(usable, key=lambda d: (d.memory * d.count, d.name), default=server.processors)
+
+
+def _layer_footprint(work: Inference) -> int:
+    return work.model.layer_bytes + kv_bytes(work, 1)
+
+
+def _ends(work: Inference) -> int:
+    """Return the bytes of what the two ends of the model add.
+
+    Counted on every candidate: which servers become the ends is known only after the cut.
+    """
+    model = work.model
+    return (
+        model.embedding_bytes
+        + (model.head_bytes or model.embedding_bytes)
+        + buffer_bytes(work, head=True)
+    )
+
+
+def _layers_that_fit(work: Inference, server: Server) -> int:
+    device, room = stage_device(server), server.plannable
+    if device.resource == CPU:
+        if room.get(CPU, 0) < MILLI:
+            return 0
+        bytes_ = room.get(MEMORY, 0) / STAGE_MARGIN
+    else:
+        if room.get(CPU, 0) < MILLI or room.get(MEMORY, 0) < HOST_MEMORY:
+            return 0
+        bytes_ = room[device.resource] * device.memory * USABLE
+    return max(0, int((bytes_ - _ends(work)) // _layer_footprint(work)))
+
+
+def _stage_variant(work: Inference, server: Server, layers: int) -> Variant:
+    device, room = stage_device(server), server.plannable
+    needed = layers * _layer_footprint(work) + _ends(work)
+    if device.resource == CPU:
+        threads = next((t for t in THREADS if t * MILLI <= room.get(CPU, 0)), 1)
+        demand: Vector = {CPU: threads * MILLI, MEMORY: math.ceil(needed * STAGE_MARGIN)}
+        return Variant(CPU, _bounded(demand, work), device.name)
+    count = math.ceil(needed / (device.memory * USABLE))
+    demand = {device.resource: count, CPU: MILLI, MEMORY: HOST_MEMORY}
+    return Variant(device.resource, _bounded(demand, work), device.name)
+
+
+def _candidate(work: Inference, part: costs.Tokens, server: Server) -> pipelines.Candidate:
+    layers = min(work.model.layers, _layers_that_fit(work, server))
+    if not layers:
+        return pipelines.Candidate(server.name, 0, math.inf, math.inf)
+    at = costs.speed(stage_device(server), server, _stage_variant(work, server, layers))
+    count, batch, context = costs.steps(work, part)
+    model = work.model
+    layer = count * costs.layer_step(model, at, batch, context)
+    layer += costs.layer_prefill(model, at, part)
+    layer += costs.load_seconds(model, model.layer_bytes, server)
+    hop = costs.RPC_BYTES * model.hidden / server.link_bandwidth
+    stage = count * (costs.REMOTE_STAGE + 2 * server.link_latency + 2 * batch * hop)
+    return pipelines.Candidate(server.name, layers, layer, stage + 2 * part.input * hop)
+
+
+def _members(
+    task: Task,
+    work: Inference,
+    servers: dict[str, Server],
+    group: str,
+    index: int,
+    requests: tuple[int, int],
+    stages: Sequence[tuple[str, int]],
+) -> list[Subtask]:
+    part = costs.tokens(work, *requests)
+    share = part.requests / max(1, work.requests.count)
+    first, members = 0, []
+    for number, (name, layers) in enumerate(stages):
+        members.append(
+            Subtask(
+                name=f"{group}-s{number}",
+                task=task.name,
+                group=group,
+                index=index,
+                work=costs.reference_work(work, part, layers / work.model.layers),
+                variants=(_stage_variant(work, servers[name], layers),),
+                constraints=task.constraints,
+                server=name,
+                layers=(first, first + layers),
+                requests=requests,
+                weight_bytes=Bytes(layers * work.model.layer_bytes),
+                kv_bytes=kv_bytes(work, layers),
+                output_bytes=Bytes(0 if number else int(task.output_bytes * share)),
+            )
+        )
+        first += layers
+    return members
+
+
+def _by_hand(
+    task: Task, work: Inference, servers: Sequence[Server], index: int
+) -> list[Subtask] | Refusal:
+    by_name = {server.name: server for server in servers}
+    stages = [(stage.server, stage.layers) for stage in work.stages]
+    total = sum(layers for _, layers in stages)
+    if total != work.model.layers:
+        message = f"the stages hold {total} layers, {work.model.name} has {work.model.layers}"
+        return Refusal(task.name, Reason.MODEL_DOES_NOT_FIT, message, remedy="change spec.stages")
+    for name, layers in stages:
+        if name not in by_name:
+            message = f"spec.stages names {name}, which is no server"
+            return Refusal(task.name, Reason.NOT_THE_NAMED_SERVER, message)
+        if layers > (room := _layers_that_fit(work, by_name[name])):
+            lacking = (layers - room) * _layer_footprint(work)
+            return Refusal(
+                task.name,
+                Reason.INSUFFICIENT_RESOURCE,
+                f"{name} holds {room} layers of {work.model.name}, spec.stages wants {layers}",
+                MEMORY,
+                lacking,
+                f"give {name} at most {room} layers",
+            )
+    span = (0, work.requests.count)
+    return _members(task, work, by_name, f"{task.name}-0", index, span, stages)
+
+
+# The DAG
+
+
+def edges(tasks: Sequence[Task], subtasks: Sequence[Subtask]) -> list[Edge]:
+    """Join every group of a task with every group it depends on, the bytes split evenly."""
+    members: dict[str, list[Subtask]] = {}
+    for subtask in subtasks:
+        members.setdefault(subtask.task, []).append(subtask)
+    joined = []
+    for task in tasks:
+        targets = members[task.name]
+        groups = len({target.group for target in targets})
+        for before in task.depends_on:
+            for source in members[before]:
+                share = Bytes(source.output_bytes // groups)
+                joined += [Edge(source.name, target.name, share) for target in targets]
+    return joined
+
+
+# Refusals
+
+
+def _too_many(name: str, count: int) -> Refusal:
+    return Refusal(
+        name,
+        Reason.TOO_MANY_SUBTASKS,
+        f"{name} would become {count} subtasks, a job may have {MAX_SUBTASKS}",
+        remedy="split the input over several jobs, or ask for fewer shards",
+    )
+
+
+def _too_dense(name: str, count: int) -> Refusal:
+    return Refusal(
+        name,
+        Reason.TOO_MANY_SUBTASKS,
+        f"{name} would have {count} dependencies between subtasks, a job may have {MAX_EDGES}",
+        remedy="put a task with one shard between tasks with many",
+    )
+
+
+def why_not(subtask: Subtask, servers: Sequence[Server]) -> Refusal:
+    """Return why a subtask fits no server: the check most servers fail, and what is missing.
+
+    Where resources bind, the server that comes closest is named with the smallest change that
+    would make it fit.
+    """
+    if not servers:
+        return Refusal(subtask.name, Reason.NO_SERVERS, Reason.NO_SERVERS.sentence)
+    refused = {server.name: checks.reason(subtask, server) for server in servers}
+    small = [s for s in servers if refused[s.name] is Reason.INSUFFICIENT_RESOURCE]
+    if not small:
+        return _refused_by_checks(subtask, [r for r in refused.values() if r is not None])
+    closest = min(small, key=lambda server: _lacking(subtask, server))
+    missing = checks.nearest_shortage(subtask, closest)
+    resource = max(missing, key=lambda name: missing[name] / (closest.plannable.get(name, 0) + 1))
+    return Refusal(
+        subtask.name,
+        Reason.INSUFFICIENT_RESOURCE,
+        f"{subtask.name} fits none of {len(servers)} servers; {closest.name} comes closest and "
+        f"lacks {amount(resource, missing[resource])}",
+        resource,
+        missing[resource],
+        f"a server like {closest.name} with {amount(resource, missing[resource])} more would do",
+    )
+
+
+def _lacking(subtask: Subtask, server: Server) -> tuple[float, str]:
+    missing = checks.nearest_shortage(subtask, server)
+    room = server.plannable
+    share = max((n / (room.get(name, 0) + 1) for name, n in missing.items()), default=0.0)
+    return share, server.name
+
+
+def _refused_by_checks(subtask: Subtask, reasons: Sequence[Reason]) -> Refusal:
+    counts = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+    said = ", ".join(f"{reason} on {count}" for reason, count in counts.items())
+    common = max(counts, key=lambda reason: counts[reason])
+    message = f"{subtask.name} may run on none of {len(reasons)} servers: {said}"
+    return Refusal(subtask.name, common, message, remedy=common.sentence)
+
+
+def amount(resource: str, number: int) -> str:
+    """Return an amount with its unit, for a sentence."""
+    if resource == CPU:
+        return f"{number / MILLI:g} CPU"
+    if resource == MEMORY or resource.endswith("storage"):
+        return f"{number / GIB:.1f} GiB of {resource}"
+    return f"{number} {resource}"
+
+
+def _no_pipeline(
+    task: Task, work: Inference, allowed: Sequence[Server], found: int, wanted: int
+) -> Refusal:
+    if not allowed:
+        probe = replace(_shard(task, work, allowed, 0, (0, work.requests.count)), variants=())
+        return why_not(replace(probe, name=task.name), allowed)
+    most = sorted((_layers_that_fit(work, server) for server in allowed), reverse=True)
+    stages = work.parallelism.pipeline or len(most)
+    held = sum(most[: min(stages, 16)])
+    lacking = max(0, work.model.layers * (wanted - found) - held) * _layer_footprint(work)
+    message = f"{work.model.name} has {work.model.layers} layers; the {len(allowed)} servers that"
+    message += f" may be used hold {held} in {min(stages, 16)} stages"
+    if wanted > 1:
+        message += f", {found} of {wanted} replicas"
+    remedy = f"add {lacking / GIB:.1f} GiB of memory, or use a smaller quantisation"
+    return Refusal(task.name, Reason.MODEL_DOES_NOT_FIT, message, MEMORY, lacking, remedy)

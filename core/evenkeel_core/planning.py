@@ -1,0 +1,349 @@
+"""From a job and servers to a plan: the steps of the method, in order.
+
+decompose → cost matrix → factorise → partition → game → timetable → verify → explain. Pure: what
+it needs of the world comes in as arguments, and the same arguments give the same plan.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from evenkeel_core import (
+    costs,
+    decomposing,
+    factorising,
+    game,
+    partitioning,
+    timetabling,
+    verifying,
+)
+from evenkeel_core.jobs import Job
+from evenkeel_core.plans import Assignment, Factorisation, Plan, Refusal, Terms
+from evenkeel_core.problems import NOWHERE, Floats, Ints, Problem
+from evenkeel_core.quantities import Seconds
+from evenkeel_core.reasons import Reason
+from evenkeel_core.servers import Server
+from evenkeel_core.subtasks import Subtask, TaskGraph
+from evenkeel_core.timetabling import Timetable
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSettings:
+    """What a planner may be told."""
+
+    shortlist: int = 8
+    """Servers named for each subtask: kube-scheduler looks at so many and no more."""
+    balances: tuple[float, ...] = (1.0, 2.0, 0.5)
+    """λ·ĉ that are tried: how many scaled seconds of cost one scaled second of queue is worth.
+    The plan with the smallest predicted makespan is kept; the first wins ties."""
+
+
+class UnverifiedPlanError(RuntimeError):
+    """A solver returned a plan that breaks a rule: a defect of this package, never the user's."""
+
+
+def plan(
+    job: Job,
+    servers: Sequence[Server],
+    loads: Mapping[str, float] | None = None,
+    *,
+    settings: PlanSettings | None = None,
+) -> Plan:
+    """Plan a job.
+
+    Parameters
+    ----------
+    job : Job
+    servers : sequence of Server
+        Those that may be planned, in any order.
+    loads : mapping, optional
+        Reference seconds of other work already committed, by server.
+    settings : PlanSettings, optional
+
+    Returns
+    -------
+    Plan
+        With refusals and no assignment where a subtask fits nowhere.
+    """
+    settings = settings or PlanSettings()
+    servers = sorted(servers, key=lambda server: server.name)
+    if not servers:
+        refusal = Refusal(job.key, Reason.NO_SERVERS, Reason.NO_SERVERS.sentence)
+        return Plan(job.key, TaskGraph(()), (), (refusal,))
+    graph = decomposing.decompose(job, servers)
+    if not isinstance(graph, TaskGraph):
+        return Plan(job.key, TaskGraph(()), (), graph)
+    problem = costs.problem(job, graph, servers, loads or {})
+    refusals = _refusals(graph, problem, servers)
+    if refusals:
+        return Plan(job.key, TaskGraph(()), (), refusals)
+    made = _solve(job, graph, problem, settings)
+    return _verified(made, job, servers)
+
+
+def _refusals(graph: TaskGraph, problem: Problem, servers: Sequence[Server]) -> tuple[Refusal, ...]:
+    """Explain each task that has a subtask without any server; alike ones are named once."""
+    lost = np.flatnonzero(~np.isfinite(problem.cost).any(axis=1))
+    first: dict[str, Subtask] = {}
+    for index in lost.tolist():
+        first.setdefault(graph.subtasks[index].task, graph.subtasks[index])
+    return tuple(decomposing.why_not(subtask, servers) for subtask in first.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Solution:
+    state: game.Equilibrium
+    times: Timetable
+    balance: float
+    from_factors: float
+
+
+def _solve(job: Job, graph: TaskGraph, problem: Problem, settings: PlanSettings) -> Plan:
+    factors = factorising.factorise(problem)
+    scale = game.scale_of(problem)
+    tried = []
+    for weight in settings.balances:
+        balance = weight / scale
+        begin = partitioning.start(problem, factors, balance=balance, scale=scale)
+        sets = partitioning.partition(problem, factors, balance=balance, scale=scale)
+        state = game.equilibrium(problem, sets, balance=balance, scale=scale)
+        times = timetabling.timetable(problem, state.assignment)
+        tried.append(_Solution(state, times, balance, partitioning.total_cost(problem, begin)))
+    best = min(tried, key=lambda solution: solution.times.makespan)
+    assignments = _assignments(graph, problem, best, scale, settings.shortlist)
+    rows, kinds = _cost_classes(problem.cost)
+    return Plan(
+        job=job.key,
+        graph=graph,
+        assignments=assignments,
+        factorisation=Factorisation(
+            factors.rank,
+            factors.explained,
+            factors.error,
+            best.from_factors,
+            partitioning.total_cost(problem, best.state.assignment),
+        ),
+        potential=best.state.potential,
+        stable=best.state.stable,
+        scale=Seconds(scale),
+        balance=best.balance,
+        makespan=Seconds(best.times.makespan),
+        servers=problem.servers,
+        costs=kinds,
+        rows=rows,
+    )
+
+
+def _cost_classes(cost: Floats) -> tuple[tuple[int, ...], tuple[tuple[float, ...], ...]]:
+    """Return the row of each subtask among the distinct rows, in the order of appearance."""
+    numbers: dict[bytes, int] = {}
+    rows = tuple(numbers.setdefault(row.tobytes(), len(numbers)) for row in cost)
+    kinds = tuple(tuple(np.frombuffer(key).tolist()) for key in numbers)
+    return rows, kinds
+
+
+def _assignments(
+    graph: TaskGraph, problem: Problem, solution: _Solution, scale: float, shortlist: int
+) -> tuple[Assignment, ...]:
+    state = solution.state.assignment
+    parts = game.utilities(problem, state, balance=solution.balance, scale=scale)
+    total = parts[0] + parts[1] + parts[2]
+    found = []
+    for index, subtask in enumerate(graph.subtasks):
+        here, utility = int(state[index]), total[index]
+        order = _best(utility, here, shortlist if subtask.server is None else 1)
+        runner = order[1] if len(order) > 1 else None
+        found.append(
+            Assignment(
+                subtask=subtask.name,
+                server=problem.servers[here],
+                seconds=Seconds(float(problem.cost[index, here])),
+                start=Seconds(float(solution.times.start[index])),
+                terms=Terms(*(float(part[index, here]) for part in parts)),
+                shortlist=tuple(problem.servers[server] for server in order),
+                runner_up=None if runner is None else problem.servers[runner],
+                regret=0.0 if runner is None else float(utility[here] - utility[runner]),
+            )
+        )
+    return tuple(found)
+
+
+def _best(utility: Floats, here: int, count: int) -> list[int]:
+    """Return the planned server and the best others in order, ties by number."""
+    others = utility.copy()
+    others[here] = -np.inf
+    possible = int(np.isfinite(others).sum())
+    order = np.argsort(-others, kind="stable")[: min(count - 1, possible)]
+    return [here, *order.tolist()]
+
+
+def _verified(made: Plan, job: Job, servers: Sequence[Server]) -> Plan:
+    violations = verifying.verify(made, job, servers)
+    if violations:
+        raise UnverifiedPlanError(
+            f"the plan of {job.key} breaks a rule: {'; '.join(violations[:3])}"
+        )
+    return made
+
+
+def replan(
+    job: Job,
+    previous: Plan,
+    groups: Collection[str],
+    servers: Sequence[Server],
+    loads: Mapping[str, float] | None = None,
+    *,
+    avoid: Mapping[str, Collection[str]] | None = None,
+    settings: PlanSettings | None = None,
+) -> Plan:
+    """Decide some groups of a plan anew and keep every other assignment.
+
+    Parameters
+    ----------
+    job : Job
+        As it was planned.
+    previous : Plan
+        A feasible plan of the job.
+    groups : collection of str
+        Groups to decide anew. A replica of a pipeline is cut anew; its name, number and
+        requests stay.
+    servers : sequence of Server
+    loads : mapping, optional
+        Reference seconds committed to each server, of other jobs and of this one's groups that
+        are kept and not done.
+    avoid : mapping, optional
+        Servers each group should stay away from, while there are others.
+    settings : PlanSettings, optional
+
+    Returns
+    -------
+    Plan
+        With refusals and no assignment where a group fits nowhere now.
+
+    Raises
+    ------
+    ValueError
+        If `groups` names a group the plan does not have.
+    """
+    settings = settings or PlanSettings()
+    servers = sorted(servers, key=lambda server: server.name)
+    members = {subtask.group for subtask in previous.graph.subtasks}
+    if not set(groups) <= members:
+        raise ValueError(f"`groups` has {sorted(set(groups) - members)}, which the plan has not")
+    if not servers:
+        refusal = Refusal(job.key, Reason.NO_SERVERS, Reason.NO_SERVERS.sentence)
+        return replace(previous, assignments=(), refusals=(refusal,))
+    graph, refusals = _regraph(job, previous, set(groups), servers, avoid or {})
+    if refusals:
+        return replace(previous, assignments=(), refusals=refusals)
+    problem = costs.problem(job, graph, servers, loads or {})
+    anew = np.array([subtask.group in groups for subtask in graph.subtasks])
+    part = _part(problem, graph, anew, avoid or {})
+    lost = ~np.isfinite(part.cost).any(axis=1)
+    if lost.any():
+        chosen = [s for s, new in zip(graph.subtasks, anew, strict=True) if new]
+        first = chosen[int(np.argmax(lost))]
+        return replace(previous, assignments=(), refusals=(decomposing.why_not(first, servers),))
+    subtasks = tuple(s for s, new in zip(graph.subtasks, anew, strict=True) if new)
+    solved = _solve(job, TaskGraph(subtasks), part, settings)
+    return _merged(previous, solved, graph, problem)
+
+
+def _regraph(
+    job: Job,
+    previous: Plan,
+    groups: set[str],
+    servers: Sequence[Server],
+    avoid: Mapping[str, Collection[str]],
+) -> tuple[TaskGraph, tuple[Refusal, ...]]:
+    """Return the graph with the pipelines among the groups cut anew."""
+    tasks = {task.name: task for task in job.tasks}
+    old: dict[str, list[Subtask]] = {}
+    for subtask in previous.graph.subtasks:
+        old.setdefault(subtask.group, []).append(subtask)
+    subtasks: list[Subtask] = []
+    for group, members in old.items():
+        if group not in groups or members[0].layers is None or members[0].requests is None:
+            subtasks += members
+            continue
+        shunned = set(avoid.get(group, ()))
+        taken = {s.server for s in previous.graph.subtasks if s.group not in groups}
+        wanted = [server for server in servers if server.name not in shunned]
+        # Alone on its servers if it can be, away from what it should avoid if it can be.
+        alone = [server for server in wanted if server.name not in taken]
+        for offered in (alone, wanted, servers):
+            cut = decomposing.recut(
+                tasks[members[0].task], group, members[0].index, members[0].requests, offered
+            )
+            if not isinstance(cut, Refusal):
+                break
+        if isinstance(cut, Refusal):
+            return previous.graph, (cut,)
+        subtasks += cut
+    # Other members than before: the edges into and out of the replica change with them.
+    return TaskGraph(tuple(subtasks), tuple(decomposing.edges(job.tasks, subtasks))), ()
+
+
+def _part(
+    problem: Problem,
+    graph: TaskGraph,
+    anew: "np.ndarray[tuple[int], np.dtype[np.bool_]]",
+    avoid: Mapping[str, Collection[str]],
+) -> Problem:
+    """Return the problem of the subtasks that are decided anew, alone."""
+    cost = problem.cost[anew].copy()
+    for row, index in enumerate(np.flatnonzero(anew).tolist()):
+        shunned = np.isin(problem.servers, list(avoid.get(graph.subtasks[index].group, ())))
+        # A server to avoid is better than none.
+        if np.isfinite(cost[row, ~shunned]).any():
+            cost[row, shunned] = np.inf
+    none: Ints = np.zeros((0, 2), dtype=np.int64)
+    return replace(
+        problem,
+        subtasks=tuple(graph.subtasks[index].name for index in np.flatnonzero(anew)),
+        cost=cost,
+        compute=np.where(np.isfinite(cost), problem.compute[anew], np.inf),
+        measured=problem.measured[anew] & np.isfinite(cost),
+        demand=problem.demand[anew],
+        work=problem.work[anew],
+        group=problem.group[anew],
+        pinned=problem.pinned[anew],
+        edge=none,
+        edge_bytes=np.zeros(0),
+        dependency=np.zeros(0, dtype=bool),
+    )
+
+
+def _merged(previous: Plan, solved: Plan, graph: TaskGraph, problem: Problem) -> Plan:
+    """Return the old plan with the newly decided assignments in their places."""
+    places = {assignment.subtask: assignment for assignment in previous.assignments}
+    places |= {assignment.subtask: assignment for assignment in solved.assignments}
+    number = {name: index for index, name in enumerate(problem.servers)}
+    state = np.array([number.get(places[s.name].server, NOWHERE) for s in graph.subtasks])
+    times = timetabling.timetable(problem, state.astype(np.int64))
+    begins = {s.name: float(times.start[index]) for index, s in enumerate(graph.subtasks)}
+    rows, kinds = _cost_classes(problem.cost)
+    return replace(
+        previous,
+        graph=graph,
+        assignments=tuple(
+            replace(places[name], start=Seconds(begin)) for name, begin in begins.items()
+        ),
+        makespan=Seconds(times.makespan),
+        servers=problem.servers,
+        costs=kinds,
+        rows=rows,
+        stable=solved.stable,
+    )
+
+
+def committed(plan: Plan, groups: Collection[str]) -> dict[str, float]:
+    """Return the reference seconds that some groups of a plan commit to each server."""
+    subtasks = {subtask.name: subtask for subtask in plan.graph.subtasks}
+    found: dict[str, float] = {}
+    for assignment in plan.assignments:
+        subtask = subtasks[assignment.subtask]
+        if subtask.group in groups:
+            found[assignment.server] = found.get(assignment.server, 0.0) + subtask.work
+    return found

@@ -1,0 +1,215 @@
+"""From a job to a verified plan: shards, pipelines, templates, refusals, replanning."""
+
+from dataclasses import replace
+
+import pytest
+from evenkeel_core import facts, planning, verifying
+from evenkeel_core.jobs import (
+    Constraints,
+    Engine,
+    Inference,
+    Job,
+    Parallelism,
+    Requests,
+    Stage,
+    Task,
+    Template,
+    Toleration,
+    Workload,
+)
+from evenkeel_core.models import Model
+from evenkeel_core.plans import Plan
+from evenkeel_core.quantities import CPU, GIB, MEMORY, Bytes, Seconds
+from evenkeel_core.reasons import Reason
+from evenkeel_core.servers import Device, Server, Taint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def server(name: str, cores: int = 64, memory: int = 256, gpu: str = "", count: int = 0) -> Server:
+    processors = Device("EPYC-7763", CPU, 1, Bytes(0), 5e12 * cores / 64, 204.8e9 * cores / 64)
+    accelerators: tuple[Device, ...] = ()
+    room = {CPU: cores * 1000, MEMORY: memory * GIB}
+    if gpu:
+        row = facts.device(gpu)
+        assert row is not None
+        accelerators = (
+            Device(
+                row["name"],
+                "nvidia.com/gpu",
+                count,
+                facts.memory(row),
+                facts.peak_flops(row),
+                facts.bandwidth(row),
+            ),
+        )
+        room["nvidia.com/gpu"] = count
+    return Server(name, room, processors, accelerators)
+
+
+RACK = (
+    server("a100", gpu="A100-SXM4-80GB", count=4),
+    server("l4-1", 32, 128, "L4", 2),
+    server("l4-2", 32, 128, "L4", 2),
+    server("t4", 16, 64, "T4", 1),
+    server("cpu-1", 64, 256),
+    server("cpu-2", 16, 32),
+)
+
+
+def known(name: str) -> Model:
+    found = facts.model(name)
+    assert found is not None
+    return found
+
+
+def batch(model: str = "Llama-3.1-8B-Q4_K_M", requests: int = 400, **inference: object) -> Job:
+    work = Inference(
+        known(model),
+        Engine.SIMULATOR,
+        Requests(requests, 500.0, 150.0),
+        **inference,  # type: ignore[arg-type]
+    )
+    return Job("default/batch", "uid", (Task("batch", work, shards=None),))
+
+
+def good(made: Plan, job: Job, servers: tuple[Server, ...] = RACK) -> Plan:
+    assert made.feasible, made.refusals
+    assert verifying.verify(made, job, servers) == ()
+    return made
+
+
+def test_a_batch_is_sharded_and_fast_servers_take_more() -> None:
+    job = batch(requests=4000)
+    made = good(planning.plan(job, RACK), job)
+    placed = [assignment.server for assignment in made.assignments]
+    assert len(placed) > 6
+    assert placed.count("a100") > placed.count("t4")
+    assert made.stable
+
+
+def test_the_same_arguments_give_the_same_plan() -> None:
+    job = batch()
+    assert planning.plan(job, RACK) == planning.plan(job, tuple(reversed(RACK)))
+
+
+def test_a_model_for_no_single_server_becomes_a_pipeline() -> None:
+    small = tuple(server(f"n{i}", 32, 24) for i in range(6))
+    job = batch("Llama-3.1-70B-Q4_K_M", requests=10)
+    made = good(planning.plan(job, small), job, small)
+    groups = {subtask.group for subtask in made.graph.subtasks}
+    assert len(groups) == 1
+    assert (
+        sum(end - first for first, end in (s.layers or (0, 0) for s in made.graph.subtasks)) == 80
+    )
+    assert all(len(assignment.shortlist) == 1 for assignment in made.assignments)
+
+
+def test_the_users_cut_is_kept() -> None:
+    job = batch("Llama-3.1-8B", requests=10, stages=(Stage("cpu-1", 20), Stage("l4-1", 12)))
+    made = good(planning.plan(job, RACK), job)
+    assert [(s.server, s.layers) for s in made.graph.subtasks] == [
+        ("cpu-1", (0, 20)),
+        ("l4-1", (20, 32)),
+    ]
+
+
+def test_parallelism_is_kept_exactly() -> None:
+    job = batch(parallelism=Parallelism(pipeline=2, data=2))
+    made = good(planning.plan(job, RACK), job)
+    sizes: dict[str, int] = {}
+    for subtask in made.graph.subtasks:
+        sizes[subtask.group] = sizes.get(subtask.group, 0) + 1
+    assert sizes == {"batch-0": 2, "batch-1": 2}
+
+
+def test_what_fits_nowhere_says_what_is_missing() -> None:
+    job = batch("Llama-3.1-405B", requests=4)
+    made = planning.plan(job, RACK[3:])
+    assert not made.feasible
+    (refusal,) = made.refusals
+    assert refusal.reason is Reason.MODEL_DOES_NOT_FIT
+    assert refusal.resource == MEMORY
+    assert refusal.missing > 500 * GIB
+    assert "GiB" in refusal.remedy
+
+
+def template(name: str, *after: str, cpu: int = 1000, shards: int = 1) -> Task:
+    work = Template({CPU: cpu, MEMORY: GIB}, Seconds(10.0))
+    return Task(name, work, shards, after, Bytes(10**6))
+
+
+def test_a_template_that_is_too_large_names_the_closest_server() -> None:
+    job = Job("default/t", "uid", (template("big", cpu=65_000),))
+    (refusal,) = planning.plan(job, RACK).refusals
+    assert (refusal.reason, refusal.resource) == (Reason.INSUFFICIENT_RESOURCE, CPU)
+    assert refusal.missing == 1000
+    assert "a100" in refusal.message
+
+
+def test_a_taint_keeps_jobs_away_unless_tolerated() -> None:
+    tainted = replace(RACK[0], taints=(Taint("gpu", "true"),))
+    job = Job("default/t", "uid", (template("one"),))
+    (refusal,) = planning.plan(job, (tainted,)).refusals
+    assert refusal.reason is Reason.TAINT_NOT_TOLERATED
+    welcome = replace(
+        job.tasks[0], constraints=Constraints(tolerations=(Toleration("gpu", "Exists"),))
+    )
+    assert planning.plan(replace(job, tasks=(welcome,)), (tainted,)).feasible
+
+
+def test_a_dag_is_timed_in_order() -> None:
+    tasks = (template("a"), template("b", "a", shards=5), template("c", "b"))
+    job = Job("default/dag", "uid", tasks)
+    made = good(planning.plan(job, RACK), job)
+    starts = {assignment.subtask: assignment.start for assignment in made.assignments}
+    assert starts["a-0"] < starts["b-0"] < starts["c-0"]
+    assert made.makespan >= 30
+
+
+def test_far_more_than_the_rack_runs_in_waves() -> None:
+    small = (server("one", 8, 16), server("two", 8, 16))
+    job = Job("default/waves", "uid", (template("w", cpu=6000, shards=40),))
+    made = good(planning.plan(job, small), job, small)
+    assert made.makespan == pytest.approx(200.0)
+
+
+def test_replanning_keeps_the_rest() -> None:
+    job = batch()
+    before = good(planning.plan(job, RACK), job)
+    moved = before.assignments[0]
+    group = next(s.group for s in before.graph.subtasks if s.name == moved.subtask)
+    after = planning.replan(job, before, {group}, RACK, avoid={group: {moved.server}})
+    kept = [(a.subtask, a.server) for a in before.assignments[1:]]
+    assert [(a.subtask, a.server) for a in after.assignments[1:]] == kept
+    assert after.assignments[0].server != moved.server
+
+
+def test_a_pipeline_is_cut_anew_without_its_lost_server() -> None:
+    small = tuple(server(f"n{i}", 32, 24) for i in range(6))
+    job = batch("Llama-3.1-70B-Q4_K_M", requests=10)
+    before = good(planning.plan(job, small), job, small)
+    lost = before.assignments[0].server
+    left = tuple(s for s in small if s.name != lost)
+    after = planning.replan(job, before, {"batch-0"}, left)
+    assert after.feasible
+    assert lost not in {assignment.server for assignment in after.assignments}
+    assert verifying.verify(after, job, left) == ()
+    gone = planning.replan(job, before, {"batch-0"}, small[:2])
+    assert gone.refusals[0].reason is Reason.MODEL_DOES_NOT_FIT
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.sampled_from(RACK), min_size=1, unique_by=lambda server: server.name),
+    st.integers(1, 60),
+    st.integers(1, 8),
+    st.sampled_from(["Llama-3.1-8B-Q4_K_M", "Qwen3-0.6B", "Mixtral-8x7B-v0.1.Q4_K_M"]),
+)
+def test_every_plan_is_good_or_says_why_not(
+    rack: list[Server], requests: int, concurrency: int, model: str
+) -> None:
+    job = batch(model, requests, workload=Workload(concurrency=concurrency))
+    made = planning.plan(job, rack)
+    assert verifying.verify(made, job, rack) == ()
+    assert made.feasible == bool(made.assignments)
