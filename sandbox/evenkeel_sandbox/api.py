@@ -18,13 +18,16 @@ class Api:
     """One connection to an API server, as the user of a kubeconfig that `pki` wrote."""
 
     def __init__(self, kubeconfig: Path) -> None:
+        self._connection: http.client.HTTPSConnection | None = None
         config = json.loads(kubeconfig.read_text())
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         self._address = urlsplit(cluster["server"])
         self._context = ssl.create_default_context(cafile=cluster["certificate-authority"])
         self._context.load_cert_chain(user["client-certificate"], user["client-key"])
-        self._connection: http.client.HTTPSConnection | None = None
         self._lock = threading.Lock()
+
+    def __del__(self) -> None:
+        self._drop()
 
     def get(self, path: str) -> Any:
         """Return the parsed answer."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from evenkeel_sandbox import (
+    attaching,
     binaries,
     cgroups,
     controlplane,
@@ -65,14 +66,15 @@ class Cluster:
         if not _NAME.fullmatch(name):
             raise ValueError("`name` must be a lower-case DNS label of at most 20 characters")
         with locked(sandboxes() / f".{name}.lock"):
+            spec = spec or ClusterSpec()
             found = states.read(name)
             if found and cls(found).running:
                 progress.say(f"Sandbox {name} is up already.")
-                return cls(found)
+                return cls(found).attached(spec, progress)
             if found or states.folder(name).exists():
                 progress.say(f"Sandbox {name} was not shut down; removing what is left of it.")
                 _remove(name)
-            return cls._make(name, _possible(spec or ClusterSpec(), progress), progress)
+            return cls._make(name, _possible(spec, progress), progress)
 
     @classmethod
     def open(cls, name: str = DEFAULT) -> Self:
@@ -90,7 +92,7 @@ class Cluster:
         template = stores.template(progress) if spec.nodes else None
         cluster = cls(_allocate(name, spec, programs))
         cluster._start(spec, template, progress)
-        return cluster
+        return cluster.attached(spec, progress)
 
     @property
     def running(self) -> bool:
@@ -181,6 +183,35 @@ class Cluster:
         for node in nodes:
             self.api.create("/api/v1/nodes", node.manifest())
 
+    def workspace(self, claim: str, size: str = "1Gi") -> dict[str, Any]:
+        """Return a claim and its volume: a folder of the host, the same on every real node."""
+        path = self.folder / "volumes" / claim
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o777)
+        common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+        volume = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": claim},
+            "spec": {
+                **common,
+                "capacity": {"storage": size},
+                "hostPath": {"path": str(path)},
+                "claimRef": {"namespace": "default", "name": claim},
+            },
+        }
+        request = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": claim, "namespace": "default"},
+            "spec": {
+                **common,
+                "volumeName": claim,
+                "resources": {"requests": {"storage": size}},
+            },
+        }
+        return {"apiVersion": "v1", "kind": "List", "items": [volume, request]}
+
     def remove_node(self, name: str) -> None:
         """Delete a Node object, as an administrator does with a server that will not come back."""
         self.api.call("DELETE", f"/api/v1/nodes/{name}")
@@ -261,6 +292,12 @@ class Cluster:
             self.wait("all nodes Ready", lambda: not self.unready())
             account = "/api/v1/namespaces/default/serviceaccounts/default"
             self.wait("the default service account", lambda: bool(self.api.get(account)))
+
+    def attached(self, spec: ClusterSpec, progress: Progress = _SILENT) -> Self:
+        """Start Evenkeel on the running cluster if it is wanted and not there."""
+        if spec.evenkeel and attaching.OPERATOR not in self.processes.names():
+            attaching.attach(self, progress)
+        return self
 
     @staticmethod
     def _boot(machine: Machine, template: Path | None) -> None:

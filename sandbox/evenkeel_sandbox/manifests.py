@@ -14,6 +14,7 @@ _CLUSTER_SCOPED = {
     "CustomResourceDefinition",
     "Namespace",
     "Node",
+    "PersistentVolume",
     "PriorityClass",
     "RuntimeClass",
     "ServerProfile",

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -103,6 +103,8 @@ class Processes:
         _write_whole(path, json.dumps(asdict(record), indent=1))
         self._spawn(pid_file, record)
         self._launched(name)
+        if self._nested(name):
+            _await(lambda: self.inner(name) is not None or self.identity(name) is None)
 
     def restart(self, name: str) -> None:
         """Kill the process if it runs and start it as it was started before."""
@@ -157,9 +159,7 @@ class Processes:
         return record.inside is not None or "unshare" in record.argv
 
     def _launched(self, name: str) -> None:
-        end = time.monotonic() + _LAUNCHING
-        while not self._file(name, ".stat").exists() and time.monotonic() < end:
-            time.sleep(0.005)
+        _await(self._file(name, ".stat").exists)
 
     def _spawn(self, pid_file: Path, record: Record) -> None:
         log = Path(record.log)
@@ -199,6 +199,12 @@ def children(pid: int) -> Iterator[Identity]:
             identity = parse(Path(f"/proc/{child}/stat").read_text())
             if identity:
                 yield identity
+
+
+def _await(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + _LAUNCHING
+    while not done() and time.monotonic() < end:
+        time.sleep(0.005)
 
 
 def _environment() -> dict[str, str]:

@@ -20,6 +20,7 @@ _DATABASES = (
 _IMPORT = """
 set -e
 mount -t tmpfs tmpfs /run/containerd
+mount -t tmpfs tmpfs /var/lib/cni
 mount --bind "$1" /var/lib/containerd
 containerd -c "$2" -l error & daemon=$!
 shift 2

@@ -1,0 +1,89 @@
+"""Evenkeel itself on a sandbox: operator, extender and second scheduler as processes of the host.
+
+They run with the permissions they have in a real cluster, so what is missing shows here first.
+"""
+
+import http.client
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evenkeel_sandbox import manifests
+from evenkeel_sandbox.failures import SandboxError
+from evenkeel_sandbox.progress import Progress
+
+if TYPE_CHECKING:
+    from evenkeel_sandbox.clusters import Cluster
+
+OPERATOR = "evenkeel-operator"
+EXTENDER = "evenkeel-extender"
+SCHEDULER = "evenkeel-scheduler"
+
+
+def attach(cluster: "Cluster", progress: Progress) -> None:
+    """Apply the CRDs and start the operator, the extender and the scheduler that asks it."""
+    with progress.step("Starting Evenkeel"):
+        definitions = [document for path in _definitions() for document in manifests.load(path)]
+        cluster.apply(definitions)
+        for definition in definitions:
+            name = definition["metadata"]["name"]
+            cluster.wait(f"the resource {name}", lambda: _established(cluster, name))  # noqa: B023
+        _start_extender(cluster)
+        _start_scheduler(cluster)
+        config = cluster.folder / "kubeconfigs" / "operator"
+        cluster.start(
+            OPERATOR, [sys.executable, "-m", "evenkeel_operator", "--kubeconfig", str(config)]
+        )
+
+
+def _definitions() -> list[Path]:
+    folder = Path(__file__).parents[2] / "crds"
+    found = sorted(folder.glob("*.yaml"))
+    if not found:
+        raise SandboxError(
+            f"no CRDs in {folder}: `--evenkeel` works from a checkout of the project"
+        )
+    return found
+
+
+def _established(cluster: "Cluster", name: str) -> bool:
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
+    conditions = cluster.api.get(path).get("status", {}).get("conditions", [])
+    return any(item["type"] == "Established" and item["status"] == "True" for item in conditions)
+
+
+def _start_extender(cluster: "Cluster") -> None:
+    config = cluster.folder / "kubeconfigs" / "extender"
+    port = cluster.state.ports[EXTENDER]
+    words = ["--kubeconfig", str(config), "--port", str(port)]
+    cluster.start(EXTENDER, [sys.executable, "-m", "evenkeel_extender", *words])
+    cluster.wait("the extender", lambda: _answers(port))
+
+
+def _answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.client.OK
+    finally:
+        connection.close()
+
+
+def _start_scheduler(cluster: "Cluster") -> None:
+    # Imported here: a sandbox without Evenkeel works where only the command line is installed.
+    from evenkeel_extender import attachment
+
+    connection = cluster.folder / "kubeconfigs" / "scheduler"
+    url = f"http://127.0.0.1:{cluster.state.ports[EXTENDER]}"
+    config = cluster.folder / "evenkeel-scheduler.json"
+    config.write_text(json.dumps(attachment.scheduler_configuration(url, str(connection))))
+    argv = [
+        cluster.state.binaries["kube-scheduler"],
+        f"--config={config}",
+        f"--authentication-kubeconfig={connection}",
+        f"--authorization-kubeconfig={connection}",
+        "--bind-address=127.0.0.1",
+        f"--secure-port={cluster.state.ports[SCHEDULER]}",
+    ]
+    cluster.start(SCHEDULER, argv)
