@@ -1,194 +1,364 @@
 """What the method is compared with: every claim can be checked against these in one run.
 
-Each takes a `Problem` and returns the server number of each subtask, NOWHERE where it may run
-on none. Pins are honoured. None of them looks at the potential of the game.
+Each takes a `Problem` and returns the server of each subtask, NOWHERE where it may run on none.
+Hard checks, pins and the room of coupled sets are honoured, so that all are judged by the same
+verifier; else each does what it is named after and nothing better.
 """
 
-from collections.abc import Callable
+import heapq
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from evenkeel_core.problems import NOWHERE, Floats, Ints, Problem
+from evenkeel_core.problems import (
+    NOWHERE,
+    Array,
+    Floats,
+    Ints,
+    Problem,
+    allowed,
+    transfer,
+    units,
+)
+from evenkeel_core.quantities import CPU, MEMORY
 from evenkeel_core.timetabling import upward_rank
 
 Baseline = Callable[[Problem], Ints]
+Choice = Callable[[int, Ints], int]
+"""Picks one of the servers a subtask may go to; both are numbers."""
 
 
-def _feasible(problem: Problem, subtask: int) -> Ints:
-    """Return the servers a subtask may run on, in the order of their numbers."""
-    servers = np.flatnonzero(np.isfinite(problem.cost[subtask]))
-    pinned = problem.pinned[subtask]
-    return servers if pinned == NOWHERE else servers[servers == pinned]
-
-
-def _one_by_one(
-    problem: Problem, choose: Callable[[int, Ints, Ints], int], order: Ints | None = None
-) -> Ints:
-    """Give each subtask the server that `choose(subtask, servers, assignment)` names."""
-    assignment = np.full(len(problem.subtasks), NOWHERE, dtype=np.int64)
-    for subtask in range(len(problem.subtasks)) if order is None else order.tolist():
-        servers = _feasible(problem, subtask)
-        if servers.size:
-            assignment[subtask] = choose(subtask, servers, assignment)
-    return assignment
-
-
-def random(problem: Problem, generator: np.random.Generator | None = None) -> Ints:
-    """Any server that may run the subtask, each as likely."""
-    draw = generator or np.random.default_rng(0)
-    return _one_by_one(problem, lambda _, servers, __: int(draw.choice(servers)))
+def random(problem: Problem, seed: int = 0) -> Ints:
+    """Place each subtask on any server that may run it, each as likely."""
+    generator = np.random.default_rng(seed)
+    return _one_by_one(problem, lambda _, servers: int(generator.choice(servers)))
 
 
 def round_robin(problem: Problem) -> Ints:
-    """The feasible servers in turn."""
-    return _one_by_one(problem, lambda t, servers, _: int(servers[t % servers.size]))
+    """Go round the servers, skipping those that may not run the subtask."""
+    turn = 0
 
-
-def best_fit(problem: Problem) -> Ints:
-    """The server that has least left once the subtask is there, over all resources."""
-    taken = np.zeros_like(problem.capacity)
-
-    def choose(subtask: int, servers: Ints, _: Ints) -> int:
-        demand = problem.demand[subtask, problem.kind[servers]]
-        room = (problem.capacity[servers] - taken[servers] - demand) / np.maximum(
-            problem.capacity[servers], 1
-        )
-        # What is over its capacity waits: such servers come last, the least over first.
-        over = np.minimum(room, 0).sum(axis=1)
-        best = int(servers[np.lexsort((room.sum(axis=1), -over))[0]])
-        taken[best] += problem.demand[subtask, problem.kind[best]]
-        return best
-
-    return _one_by_one(problem, choose)
-
-
-def default_scheduler(problem: Problem) -> Ints:
-    """kube-scheduler's default scores: least allocated plus balanced allocation."""
-    taken = np.zeros_like(problem.capacity)
-
-    def choose(subtask: int, servers: Ints, _: Ints) -> int:
-        demand = problem.demand[subtask, problem.kind[servers]]
-        share = (taken[servers] + demand) / np.maximum(problem.capacity[servers], 1)
-        score = (1 - share).clip(min=0).mean(axis=1) + 1 - share.std(axis=1)
-        best = int(servers[np.argmax(score)])
-        taken[best] += problem.demand[subtask, problem.kind[best]]
-        return best
+    def choose(_: int, servers: Ints) -> int:
+        nonlocal turn
+        server = int(servers[np.searchsorted(servers, turn) % servers.size])
+        turn = server + 1
+        return server
 
     return _one_by_one(problem, choose)
 
 
 def even_split(problem: Problem) -> Ints:
-    """As many subtasks to each server as to any other."""
-    count = np.zeros(len(problem.servers))
-
-    def choose(_: int, servers: Ints, __: Ints) -> int:
-        best = int(servers[np.argmin(count[servers])])
-        count[best] += 1
-        return best
-
-    return _one_by_one(problem, choose)
-
-
-def _proportional(problem: Problem, share: Floats) -> Ints:
-    """Work to each server in proportion to a share, whatever its speed."""
-    given = np.zeros(len(problem.servers))
-
-    def choose(subtask: int, servers: Ints, _: Ints) -> int:
-        after = (given[servers] + problem.work[subtask]) / np.maximum(share[servers], 1e-12)
-        best = int(servers[np.argmin(after)])
-        given[best] += problem.work[subtask]
-        return best
-
-    return _one_by_one(problem, choose)
+    """Give each server as many subtasks as any other."""
+    return _proportional(problem, np.ones(len(problem.subtasks)), np.ones(len(problem.servers)))
 
 
 def memory_proportional(problem: Problem) -> Ints:
-    """Work in proportion to the servers' memory, as exo and llama.cpp's default cut do."""
-    if "memory" not in problem.resources:
-        return even_split(problem)
-    return _proportional(problem, problem.capacity[:, problem.resources.index("memory")].astype(float))
-
-
-def water_filling(problem: Problem) -> Ints:
-    """Work in proportion to the servers' rate, as Parallax fills layers."""
-    return _proportional(problem, problem.rate)
-
-
-def shared_queue(problem: Problem) -> Ints:
-    """Whichever server is free first takes the next subtask, whatever it costs there."""
-    free_at = problem.load / problem.rate
-
-    def choose(subtask: int, servers: Ints, _: Ints) -> int:
-        best = int(servers[np.argmin(free_at[servers])])
-        free_at[best] += problem.cost[subtask, best]
-        return best
-
-    return _one_by_one(problem, choose)
-
-
-def heft(problem: Problem) -> Ints:
-    """Upward rank, then the earliest finish, a subtask at a time on each server, with insertion.
+    """Give each server work in proportion to its memory, as exo cuts a model over its ring [1]_.
 
     References
     ----------
-    Topcuoglu, Hariri, Wu, IEEE TPDS 13(3), 2002. DOI 10.1109/71.993206.
+    .. [1] exo-explore/exo, ``ring_memory_weighted_partitioning_strategy.py``.
     """
-    rank = upward_rank(problem)
-    order = np.argsort(-rank, kind="stable")
-    # A source ranks at least as high as its target, but not higher where both cost nothing.
+    if MEMORY not in problem.resources:
+        return even_split(problem)
+    memory = problem.capacity[:, problem.resources.index(MEMORY)].astype(float)
+    return _proportional(problem, problem.work, memory)
+
+
+def water_filling(problem: Problem) -> Ints:
+    """Fill the lowest relative load first, the heaviest subtask first."""
+    heaviest = np.argsort(-problem.work, kind="stable").tolist()
+    return _proportional(problem, problem.work, problem.rate, problem.load, heaviest)
+
+
+def best_fit(problem: Problem) -> Ints:
+    """Take the server with the least left over; the head of the queue waits for room."""
+    return _as_room_falls_free(problem, lambda left, size: -(left / size).sum(axis=1))
+
+
+def default_scheduler(problem: Problem) -> Ints:
+    """Score like kube-scheduler: least allocated plus balanced allocation, 100 points each [1]_.
+
+    Its other default plugins give the same points to all servers where nobody asks for more.
+
+    References
+    ----------
+    .. [1] kubernetes/kubernetes, ``pkg/scheduler/framework/plugins/noderesources``.
+    """
+    columns = [k for k, name in enumerate(problem.resources) if name in (CPU, MEMORY)]
+    columns = columns or list(range(len(problem.resources)))
+
+    def score(left: Floats, size: Floats) -> Floats:
+        free = left[:, columns] / size[:, columns]
+        least = np.floor(np.floor(free * 100).mean(axis=1))
+        points: Floats = least + np.floor((1 - free.std(axis=1)) * 100)
+        return points
+
+    return _as_room_falls_free(problem, score)
+
+
+def pull_queue(problem: Problem) -> Ints:
+    """Let each server take the next subtask that fits whenever it has room: a shared queue.
+
+    Pinned and coupled subtasks are no part of the queue; they sit evenly.
+    """
+    pulled = {int(unit[0]) for unit in units(problem) if unit.size == 1}
+    queue = np.array([t for t in sorted(pulled) if problem.pinned[t] == NOWHERE], dtype=np.int64)
+    assignment = even_split(problem)
+    assignment[queue] = NOWHERE
+    may, free = allowed(problem), problem.capacity.copy()
+    # (moment, pulls so far, server, what ended): the server that has pulled least goes first.
+    events = [(0.0, 0, server, NOWHERE) for server in range(len(problem.servers))]
+    while events and queue.size:
+        now, pulls, server, ended = heapq.heappop(events)
+        demand = problem.demand[:, problem.kind[server]]
+        if ended != NOWHERE:
+            free[server] += demand[ended]
+        fits = may[queue, server] & (demand[queue] <= free[server]).all(axis=1)
+        if fits.any():
+            place = int(np.argmax(fits))
+            taken = int(queue[place])
+            queue = np.delete(queue, place)
+            assignment[taken] = server
+            free[server] -= demand[taken]
+            end = now + float(problem.cost[taken, server])
+            heapq.heappush(events, (end, pulls + 1, server, taken))
+            heapq.heappush(events, (now, pulls + 1, server, NOWHERE))
+    return assignment
+
+
+def heft(problem: Problem) -> Ints:
+    """Heterogeneous Earliest Finish Time: by upward rank, insertion into gaps [1]_.
+
+    A server runs as many subtasks at a time as its capacity holds; with one subtask at a time
+    this is the published algorithm.
+
+    Raises
+    ------
+    ValueError
+        If the dependencies of `problem` form a circle.
+
+    References
+    ----------
+    .. [1] H. Topcuoglu, S. Hariri and M.-Y. Wu, "Performance-effective and low-complexity task
+       scheduling for heterogeneous computing", IEEE TPDS 13 (2002), 260-274,
+       :doi:`10.1109/71.993206`.
+    """
+    may = allowed(problem)
+    duration = np.where(may, problem.cost, 0.0).sum(axis=1) / np.maximum(may.sum(axis=1), 1)
+    rank = upward_rank(problem, duration, _mean_transfer(problem))
+    if np.isnan(rank).any():
+        raise ValueError("the dependencies of `problem` form a circle")
+    before = _Sources(problem)
+    profile = _Profile(problem.capacity)
     end = np.zeros(len(problem.subtasks))
-    slots: list[list[tuple[float, float]]] = [[] for _ in problem.servers]
-    incoming: dict[int, list[tuple[int, float]]] = {}
-    for (source, target), moved, orders in zip(
-        problem.edge.tolist(), problem.edge_bytes.tolist(), problem.dependency.tolist(), strict=True
-    ):
-        if orders:
-            incoming.setdefault(target, []).append((source, moved))
+    assignment = np.full(len(problem.subtasks), NOWHERE, dtype=np.int64)
 
-    def choose(subtask: int, servers: Ints, assignment: Ints) -> int:
-        ready = np.zeros(servers.size)
-        for source, moved in incoming.get(subtask, ()):
-            here = assignment[source]
-            transfer = (
-                problem.link_latency[here]
-                + problem.link_latency[servers]
-                + moved / np.minimum(problem.link_bandwidth[here], problem.link_bandwidth[servers])
-            )
-            ready = np.maximum(ready, end[source] + np.where(servers == here, 0.0, transfer))
-        costs = problem.cost[subtask, servers]
-        starts = np.array(
-            [
-                _gap(slots[server], at, cost)
-                for server, at, cost in zip(servers, ready, costs, strict=True)
-            ]
-        )
-        best = int(np.argmin(starts + costs))
-        end[subtask] = starts[best] + costs[best]
-        slots[int(servers[best])].append((float(starts[best]), float(end[subtask])))
-        slots[int(servers[best])].sort()
-        return int(servers[best])
+    def choose(subtask: int, servers: Ints) -> int:
+        ready = before.arrival(subtask, servers, assignment, end)
+        length = problem.cost[subtask, servers]
+        demand = problem.demand[subtask, problem.kind[servers]]
+        start = profile.earliest(servers, demand, ready, length)
+        best = int(np.argmin(start + length))
+        server = int(servers[best])
+        end[subtask] = start[best] + length[best]
+        profile.take(server, float(start[best]), float(end[subtask]), demand[best])
+        assignment[subtask] = server
+        return server
 
-    return _one_by_one(problem, choose, order)
-
-
-def _gap(taken: list[tuple[float, float]], ready: float, length: float) -> float:
-    """Return the earliest start, not before `ready`, at which a server is free so long."""
-    at = ready
-    for begin, end in taken:
-        if at + length <= begin:
-            break
-        at = max(at, end)
-    return at
+    return _one_by_one(problem, choose, np.argsort(-rank, kind="stable").tolist())
 
 
 ALL: dict[str, Baseline] = {
     "random": random,
     "round_robin": round_robin,
-    "best_fit": best_fit,
-    "default_scheduler": default_scheduler,
-    "heft": heft,
     "even_split": even_split,
     "memory_proportional": memory_proportional,
     "water_filling": water_filling,
-    "shared_queue": shared_queue,
+    "best_fit": best_fit,
+    "default_scheduler": default_scheduler,
+    "pull_queue": pull_queue,
+    "heft": heft,
 }
+"""Every baseline by name, the simplest first."""
+
+
+def _one_by_one(problem: Problem, choose: Choice, order: Iterable[int] | None = None) -> Ints:
+    """Give each subtask the server that `choose` picks from those it may go to."""
+    assignment = np.full(len(problem.subtasks), NOWHERE, dtype=np.int64)
+    may = allowed(problem)
+    mates = {int(t): unit for unit in units(problem) if unit.size > 1 for t in unit}
+    for subtask in range(len(problem.subtasks)) if order is None else order:
+        servers = np.flatnonzero(may[subtask])
+        if subtask in mates:
+            servers = servers[_beside(problem, subtask, mates[subtask], servers, assignment)]
+        if servers.size:
+            assignment[subtask] = choose(subtask, servers)
+    return assignment
+
+
+def _beside(problem: Problem, subtask: int, mates: Ints, servers: Ints, assignment: Ints) -> Array:
+    """Return which servers hold a subtask beside the members of its set that are there."""
+    taken = problem.demand[subtask][problem.kind[servers]].copy()
+    for mate in mates[assignment[mates] != NOWHERE].tolist():
+        taken[servers == assignment[mate]] += problem.demand[mate, problem.kind[assignment[mate]]]
+    fits: Array = (taken <= problem.capacity[servers]).all(axis=1)
+    return fits
+
+
+def _proportional(
+    problem: Problem,
+    amount: Floats,
+    share: Floats,
+    given: Floats | None = None,
+    order: Iterable[int] | None = None,
+) -> Ints:
+    """Hand out an amount of each subtask so that servers get it in proportion to a share."""
+    total = np.zeros(len(problem.servers)) if given is None else given.copy()
+
+    def choose(subtask: int, servers: Ints) -> int:
+        after = (total[servers] + amount[subtask]) / np.maximum(share[servers], 1e-12)
+        server = int(servers[np.argmin(after)])
+        total[server] += amount[subtask]
+        return server
+
+    return _one_by_one(problem, choose, order)
+
+
+def _as_room_falls_free(problem: Problem, score: Callable[[Floats, Floats], Floats]) -> Ints:
+    """Place units in their order by the room left at the moment; the first that waits blocks.
+
+    `score` gets what would be left and the capacity, both (servers, R).
+    """
+    assignment = np.full(len(problem.subtasks), NOWHERE, dtype=np.int64)
+    may, size = allowed(problem), np.maximum(problem.capacity, 1).astype(float)
+    free = problem.capacity.copy()
+    running: list[tuple[float, int]] = []
+    now = 0.0
+    for unit in units(problem):
+        while not _seated(problem, unit, assignment, may, free, size, score) and running:
+            now = running[0][0]
+            for subtask in _ended(running, now):
+                free[assignment[subtask]] += _taken(problem, subtask, assignment)
+        for subtask in unit[assignment[unit] != NOWHERE].tolist():
+            end = now + float(problem.cost[subtask, assignment[subtask]])
+            heapq.heappush(running, (end, subtask))
+    return assignment
+
+
+def _seated(
+    problem: Problem,
+    unit: Ints,
+    assignment: Ints,
+    may: Array,
+    free: Ints,
+    size: Floats,
+    score: Callable[[Floats, Floats], Floats],
+) -> bool:
+    """Seat all members of a unit where they score best, or none; change `free`."""
+    for position, subtask in enumerate(unit.tolist()):
+        servers = np.flatnonzero(may[subtask])
+        left = free[servers] - problem.demand[subtask][problem.kind[servers]]
+        fits = (left >= 0).all(axis=1)
+        servers, left = servers[fits], left[fits]
+        if not servers.size:
+            for other in unit[:position].tolist():
+                free[assignment[other]] += _taken(problem, other, assignment)
+                assignment[other] = NOWHERE
+            return False
+        server = int(servers[np.argmax(score(left.astype(float), size[servers]))])
+        assignment[subtask] = server
+        free[server] -= _taken(problem, subtask, assignment)
+    return True
+
+
+def _taken(problem: Problem, subtask: int, assignment: Ints) -> Ints:
+    taken: Ints = problem.demand[subtask, problem.kind[assignment[subtask]]]
+    return taken
+
+
+def _ended(running: list[tuple[float, int]], now: float) -> Iterator[int]:
+    while running and running[0][0] <= now:
+        yield heapq.heappop(running)[1]
+
+
+def _mean_transfer(problem: Problem) -> Floats:
+    """Return the mean seconds of each edge over all pairs of servers, shape (E,)."""
+    count = len(problem.servers)
+    if count < 2:
+        return np.zeros(problem.edge_bytes.size)
+    bandwidth = np.sort(problem.link_bandwidth)
+    pairs = np.arange(count - 1, -1, -1)
+    mean = float(bandwidth @ pairs) / (count * (count - 1) / 2)
+    seconds: Floats = 2 * problem.link_latency.mean() + problem.edge_bytes / mean
+    return seconds
+
+
+class _Sources:
+    """What each subtask waits for (compressed rows of the dependencies)."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        edges = problem.edge[problem.dependency]
+        order = np.argsort(edges[:, 1], kind="stable")
+        self._source = edges[order, 0]
+        self._bytes = problem.edge_bytes[problem.dependency][order]
+        self._first = np.searchsorted(edges[order, 1], np.arange(len(problem.subtasks) + 1))
+
+    def arrival(self, subtask: int, servers: Ints, assignment: Ints, end: Floats) -> Floats:
+        """Return when the last input of a subtask is on each of the servers."""
+        rows = slice(self._first[subtask], self._first[subtask + 1])
+        source = self._source[rows]
+        seated = assignment[source] != NOWHERE
+        source, data = source[seated], self._bytes[rows][seated]
+        if not source.size:
+            return np.zeros(servers.size)
+        seconds = transfer(self._problem, assignment[source][:, None], servers, data[:, None])
+        latest: Floats = (end[source][:, None] + seconds).max(axis=0)
+        return latest
+
+
+class _Profile:
+    """Free capacity of every server over time: constant between breakpoints, padded with inf."""
+
+    def __init__(self, capacity: Ints) -> None:
+        servers, resources = capacity.shape
+        self._times = np.full((servers, 8), np.inf)
+        self._times[:, 0] = 0.0
+        self._free = np.zeros((servers, 8, resources), dtype=np.int64)
+        self._free[:, 0] = capacity
+        self._count = np.ones(servers, dtype=np.int64)
+
+    def earliest(self, servers: Ints, demand: Ints, ready: Floats, length: Floats) -> Floats:
+        """Return the earliest moment, not before `ready`, with room for `length` seconds."""
+        width = int(self._count[servers].max()) + 1
+        times = self._times[servers, :width]
+        room = (self._free[servers, :width] >= demand[:, None]).all(axis=2) & np.isfinite(times)
+        blocked = np.where(room | np.isinf(times), np.inf, times)
+        until = np.minimum.accumulate(blocked[:, ::-1], axis=1)[:, ::-1]
+        begin = np.maximum(times, ready[:, None])
+        after = np.append(times[:, 1:], np.full((len(servers), 1), np.inf), axis=1)
+        enough = room & (after > begin) & (begin + length[:, None] <= until)
+        earliest: Floats = np.where(enough, begin, np.inf).min(axis=1)
+        return earliest
+
+    def take(self, server: int, start: float, end: float, demand: Ints) -> None:
+        """Take capacity of one server between two moments."""
+        first, last = self._cut(server, start), self._cut(server, end)
+        self._free[server, first:last] -= demand
+
+    def _cut(self, server: int, moment: float) -> int:
+        """Make a breakpoint at a moment and return its position."""
+        count = int(self._count[server])
+        at = int(np.searchsorted(self._times[server, :count], moment))
+        if at < count and self._times[server, at] == moment:
+            return at
+        if count + 2 > self._times.shape[1]:
+            self._times = np.pad(self._times, ((0, 0), (0, count)), constant_values=np.inf)
+            self._free = np.pad(self._free, ((0, 0), (0, count), (0, 0)))
+        self._times[server, at + 1 : count + 1] = self._times[server, at:count]
+        self._free[server, at + 1 : count + 1] = self._free[server, at:count]
+        self._times[server, at] = moment
+        self._free[server, at] = self._free[server, at - 1]
+        self._count[server] = count + 1
+        return at

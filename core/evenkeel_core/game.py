@@ -52,7 +52,7 @@ class Equilibrium:
 def terms(
     cost: Floats,
     edges: Floats,
-    work: float,
+    work: float | Floats,
     load: Floats,
     rate: Floats,
     *,
@@ -60,6 +60,8 @@ def terms(
     scale: float,
 ) -> tuple[Floats, Floats, Floats]:
     """Return the three terms of the utility of one subtask on each server; each is <= 0.
+
+    Elementwise: with `work` of shape (T, 1) and the others (T, S), for all subtasks at once.
 
     Parameters
     ----------
@@ -164,7 +166,8 @@ class Neighbours:
         # Both sums without the server itself, which would talk to nobody over the wire.
         seconds[self._order[1:]] += slower[:-1]
         seconds[self._order[:-1]] += faster[1:] / bandwidth[:-1]
-        return seconds
+        total: Floats = seconds
+        return total
 
 
 class State:
@@ -174,9 +177,7 @@ class State:
     the difference of two prices is the change of P, and over w_t the gain in utility.
     """
 
-    def __init__(
-        self, problem: Problem, assignment: Ints, *, balance: float, scale: float
-    ) -> None:
+    def __init__(self, problem: Problem, assignment: Ints, *, balance: float, scale: float) -> None:
         self.problem = problem
         self.assignment = np.array(assignment, dtype=np.int64)
         self.load = loads(problem, assignment)
@@ -184,7 +185,7 @@ class State:
         self.scale = scale
         self._neighbours = Neighbours(problem) if problem.edge.size else None
         cost = np.where(allowed(problem), problem.cost, np.inf)
-        self._cost = problem.work[:, None] * cost / scale
+        self.weighted: Floats = problem.work[:, None] * cost / scale
         self._room = {
             int(unit[0]): room_for(problem, unit) for unit in units(problem) if unit.size > 1
         }
@@ -207,21 +208,18 @@ class State:
 
     def prices(self, unit: Ints) -> Floats:
         """Return the share of P of a lifted unit if all of it were on each server, (S,)."""
-        if unit.size == 1:
-            price, work = self._cost[unit[0]], float(self.problem.work[unit[0]])
-            square = 2.0 * work * work
-        else:
-            price, work = self._cost[unit].sum(axis=0), float(self.problem.work[unit].sum())
-            square = work * work + float(np.sum(self.problem.work[unit] ** 2))
-            price[~self._room[int(unit[0])]] = np.inf
+        work = float(self.problem.work[unit].sum())
+        square = work * work + float(np.sum(self.problem.work[unit] ** 2))
         queue = (2.0 * work * self.load + square) / self.problem.rate
-        price = price + self.balance / 2 * queue
+        price: Floats = self.weighted[unit].sum(axis=0) + self.balance / 2 * queue
+        if unit.size > 1:
+            price[~self._room[int(unit[0])]] = np.inf
         if self._neighbours is not None:
             price += self._neighbours.seconds(unit, self.assignment) / self.scale
         return price
 
-    def put_back(self, unit: Ints, places: Ints) -> float:
-        """Put a lifted unit down where it was and return the share of P it has there."""
+    def seat(self, unit: Ints, places: Ints) -> float:
+        """Put lifted subtasks down, each on its own server, and return the share of P they have."""
         share = 0.0
         for position, place in enumerate(places.tolist()):
             member = unit[position : position + 1]
@@ -245,7 +243,7 @@ class State:
             share = float(prices[places[0]])
             self.drop(unit, places)
         else:
-            share = self.put_back(unit, places)
+            share = self.seat(unit, places)
         if not gains(share, float(prices[best]), tolerance):
             return False
         self.lift(unit)
@@ -259,11 +257,33 @@ class State:
         if (places == NOWHERE).any():
             self.drop(unit, places)
             return np.inf, least
-        return self.put_back(unit, places), least
+        return self.seat(unit, places), least
 
     def potential(self) -> float:
         """Return P."""
         return potential(self.problem, self.assignment, balance=self.balance, scale=self.scale)
+
+
+def utilities(
+    problem: Problem, assignment: Ints, *, balance: float, scale: float
+) -> tuple[Floats, Floats, Floats]:
+    """Return the terms of every subtask's utility on every server, all others staying put.
+
+    Each of the three has shape (T, S); -inf in the first where a subtask may not run.
+    """
+    neighbours = Neighbours(problem)
+    place = assignment.copy()
+    edges = np.zeros(problem.cost.shape)
+    for subtask in np.unique(problem.edge):
+        place[subtask] = NOWHERE
+        edges[subtask] = neighbours.seconds(subtask[None], place)
+        place[subtask] = assignment[subtask]
+    placed = np.flatnonzero(assignment != NOWHERE)
+    load = np.tile(loads(problem, assignment), (len(problem.subtasks), 1))
+    load[placed, assignment[placed]] -= problem.work[placed]
+    cost = np.where(allowed(problem), problem.cost, np.inf)
+    work = problem.work[:, None]
+    return terms(cost, edges, work, load, problem.rate, balance=balance, scale=scale)
 
 
 def gains(share: float, other: float, tolerance: float = TOLERANCE) -> bool:

@@ -7,7 +7,7 @@ what the order of release follows.
 """
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from evenkeel_core.problems import (
     transfer,
     units,
 )
+
+END, READY = 0, 1
+"""Kinds of events; what ends at a moment makes room for what starts at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,41 +171,97 @@ def overfull(problem: Problem, assignment: Ints) -> Ints:
     return np.flatnonzero(over[row])
 
 
-@dataclass(slots=True)
-class _Queue:
-    """What waits on one server, highest rank first."""
-
-    waiting: list[int] = field(default_factory=list)
-    """Positions in the order of rank."""
-
-
 class _Run:
-    """One simulated run of the job."""
+    """One simulated run of the job; units are numbered in the order in which they are asked."""
 
     def __init__(self, problem: Problem, assignment: Ints) -> None:
         count = len(problem.subtasks)
         self.assignment = assignment
         self.start = np.full(count, np.nan)
         self.end = np.full(count, np.nan)
+        self.duration = durations(problem, assignment)
         self.demand = demands(problem, assignment)
         self.free = problem.capacity.copy()
-        self.duration = durations(problem, assignment)
-        dependency = problem.dependency
-        self.edge = problem.edge[dependency]
+
+        seconds = np.zeros(problem.dependency.size)
+        self.edge = problem.edge[problem.dependency]
         source, target = assignment[self.edge[:, 0]], assignment[self.edge[:, 1]]
-        seconds = np.zeros(dependency.size)
-        seconds[dependency] = transfer(problem, source, target, problem.edge_bytes[dependency])
-        self.seconds = seconds[dependency]
-        rank = upward_rank(problem, self.duration, seconds)
-        # Units in the order in which they are asked: by rank, then by number.
-        self.units = sorted(
-            units(problem), key=lambda unit: (-np.nan_to_num(rank[unit[0]]), int(unit[0]))
-        )
+        self.seconds = transfer(problem, source, target, problem.edge_bytes[problem.dependency])
+        seconds[problem.dependency] = self.seconds
+        rank = np.nan_to_num(upward_rank(problem, self.duration, seconds))
+
+        self.units = sorted(units(problem), key=lambda unit: (-rank[unit[0]], int(unit[0])))
         self.unit_of = np.empty(count, dtype=np.int64)
         for number, unit in enumerate(self.units):
             self.unit_of[unit] = number
-        self.order = np.argsort(self.edge[:, 0], kind="stable")
-        self.first = np.searchsorted(self.edge[self.order, 0], np.arange(count + 1))
+        # What a unit takes of the one server it is on. Zero for sets: they are looked at apart.
+        self.need = np.zeros((len(self.units), len(problem.resources)), dtype=np.int64)
+        for number, unit in enumerate(self.units):
+            if unit.size == 1:
+                self.need[number] = self.demand[unit[0]]
+
+        self.by_source = np.argsort(self.edge[:, 0], kind="stable")
+        self.first = np.searchsorted(self.edge[self.by_source, 0], np.arange(count + 1))
         self.left = np.bincount(self.unit_of[self.edge[:, 1]], minlength=len(self.units))
         self.ready = np.zeros(len(self.units))
-        self.queues: list[list[int]] = [[] for _ in problem.servers]
+        self.started = np.zeros(len(self.units), dtype=bool)
+        self.queues: list[Ints] = [np.empty(0, dtype=np.int64) for _ in problem.servers]
+        self.events: list[tuple[float, int, int]] = []
+
+    def simulate(self) -> None:
+        """Work through the events: at each moment first what ends, then what may start."""
+        for number in np.flatnonzero(self.left == 0).tolist():
+            heapq.heappush(self.events, (0.0, READY, number))
+        while self.events:
+            now = self.events[0][0]
+            touched: set[int] = set()
+            while self.events and self.events[0][0] == now:
+                _, kind, number = heapq.heappop(self.events)
+                places = self._finish(number) if kind == END else self._arrive(number)
+                touched.update(places.tolist())
+            for server in sorted(touched):
+                self._serve(server, now)
+
+    def _arrive(self, number: int) -> Ints:
+        """Queue a unit on its servers."""
+        places: Ints = np.unique(self.assignment[self.units[number]])
+        for server in places:
+            queue = self.queues[server]
+            self.queues[server] = np.insert(queue, np.searchsorted(queue, number), number)
+        return places
+
+    def _finish(self, number: int) -> Ints:
+        """Give back what a unit held and tell its dependents."""
+        unit = self.units[number]
+        np.add.at(self.free, self.assignment[unit], self.demand[unit])
+        rows = self.by_source[_spans(self.first[unit], self.first[unit + 1])]
+        targets = self.unit_of[self.edge[rows, 1]]
+        np.maximum.at(self.ready, targets, self.end[self.edge[rows, 0]] + self.seconds[rows])
+        np.subtract.at(self.left, targets, 1)
+        for target in np.unique(targets[self.left[targets] == 0]).tolist():
+            heapq.heappush(self.events, (float(self.ready[target]), READY, target))
+        places: Ints = np.unique(self.assignment[unit])
+        return places
+
+    def _serve(self, server: int, now: float) -> None:
+        """Start what fits, in the order of the queue."""
+        queue = self.queues[server] = self.queues[server][~self.started[self.queues[server]]]
+        while queue.size:
+            queue = queue[(self.need[queue] <= self.free[server]).all(axis=1)]
+            if queue.size:
+                self._start(int(queue[0]), now)
+                queue = queue[1:]
+
+    def _start(self, number: int, now: float) -> None:
+        """Start a unit, unless it is a set that does not fit as a whole."""
+        unit = self.units[number]
+        free = self.free.copy() if unit.size > 1 else self.free
+        np.subtract.at(free, self.assignment[unit], self.demand[unit])
+        if unit.size > 1:
+            if (free < 0).any():
+                return
+            self.free = free
+        self.started[number] = True
+        self.start[unit] = now
+        self.end[unit] = now + self.duration[unit]
+        heapq.heappush(self.events, (float(self.end[unit[0]]), END, number))
