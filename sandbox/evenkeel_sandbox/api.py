@@ -1,5 +1,6 @@
 """The few calls the sandbox itself makes to its API server, without a client library."""
 
+import contextlib
 import http.client
 import json
 import ssl
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from evenkeel_sandbox.failures import ApiError
+from evenkeel_sandbox.failures import ApiError, UnreachableError
 
 MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"
@@ -44,8 +45,8 @@ class Api:
         ------
         ApiError
             If the server refuses.
-        OSError, http.client.HTTPException
-            If there is no server.
+        UnreachableError
+            If there is no answer.
         """
         data = None if body is None else json.dumps(body).encode()
         status, answer = self._exchange(method, path, data, kind)
@@ -73,15 +74,18 @@ class Api:
 
     def _exchange(self, method: str, path: str, data: bytes | None, kind: str) -> tuple[int, bytes]:
         with self._lock:
-            reused = self._connection is not None
+            # A kept connection may have been closed under us: that is no answer yet.
+            if self._connection is not None:
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    return self._once(method, path, data, kind)
+                self._drop()
             try:
                 return self._once(method, path, data, kind)
-            except (OSError, http.client.HTTPException):
+            except (OSError, http.client.HTTPException) as error:
                 self._drop()
-                if not reused:
-                    raise
-                # A kept connection may have been closed under us: that is no answer yet.
-                return self._once(method, path, data, kind)
+                raise UnreachableError(
+                    f"the API server at {self._address.netloc} does not answer: {error}"
+                ) from error
 
     def _once(self, method: str, path: str, data: bytes | None, kind: str) -> tuple[int, bytes]:
         if self._connection is None:

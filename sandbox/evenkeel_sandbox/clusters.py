@@ -3,10 +3,11 @@
 import contextlib
 import http.client
 import re
+import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,13 @@ from evenkeel_sandbox import (
     stores,
 )
 from evenkeel_sandbox.api import Api
-from evenkeel_sandbox.failures import ApiError, NoSuchSandboxError, NotReadyError, SandboxError
+from evenkeel_sandbox.failures import (
+    ApiError,
+    NoSuchSandboxError,
+    NotReadyError,
+    SandboxError,
+    UnreachableError,
+)
 from evenkeel_sandbox.machines import Machine
 from evenkeel_sandbox.pki import Authority
 from evenkeel_sandbox.places import locked, sandboxes
@@ -166,6 +173,16 @@ class Cluster:
     def thaw(self, node: str) -> None:
         """Let a frozen node go on."""
         cgroups.thaw(self._machine(node).name)
+
+    def power_off(self, node: str) -> None:
+        """Cut a real node's power: everything on it is gone at once."""
+        self.kill(f"{self._machine(node).node.name}/init")
+
+    def power_on(self, node: str) -> None:
+        """Start a real node again, with its disk as it was."""
+        machine = self._machine(node)
+        machine.power_on()
+        machine.join()
 
     def import_image(self, archive: Path, tag: str) -> None:
         """Load a docker-archive into every real node."""
@@ -342,15 +359,13 @@ def _allocate(name: str, spec: ClusterSpec, programs: Mapping[str, Path]) -> Sta
         others = states.everyone()
         avoid = {port for other in others for port in other.ports.values()}
         ports = networks.choose_ports(len(controlplane.PORTS), avoid)
-        numbers = {other.number for other in others}
-        number = next(number for number in range(len(numbers) + 1) if number not in numbers)
         subnet = None
         if spec.nodes:
             theirs = {other.subnet.whole for other in others if other.network}
             subnet = networks.choose(networks.taken() | theirs)
         state = State(
             name=name,
-            number=number,
+            number=_number({other.number for other in others}),
             address=subnet.gateway if subnet else "127.0.0.1",
             network=str(subnet.whole) if subnet else None,
             ports=dict(zip(controlplane.PORTS, ports, strict=True)),
@@ -360,6 +375,13 @@ def _allocate(name: str, spec: ClusterSpec, programs: Mapping[str, Path]) -> Sta
         )
         states.write(state)
     return state
+
+
+def _number(taken: Collection[int]) -> int:
+    """Return a number at random: other users' sandboxes are on records we can't read."""
+    while (number := 1000 + secrets.randbelow(9000)) in taken:
+        pass
+    return number
 
 
 def _remove(name: str) -> None:
@@ -393,7 +415,7 @@ def _holds(ready: Callable[[], bool]) -> bool:
     """Tell whether it is so; a server that does not answer yet says no."""
     try:
         return ready()
-    except (OSError, http.client.HTTPException, ApiError):
+    except (OSError, http.client.HTTPException, ApiError, UnreachableError):
         return False
 
 

@@ -175,10 +175,16 @@ def _show(cluster: Cluster, output: Output) -> None:
     if output is Output.json:
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
         return
-    table = Table("process", "state", "pid", "log", title=f"Sandbox {cluster.state.name}")
+    table = Table(
+        "process",
+        "state",
+        "pid",
+        title=f"Sandbox {cluster.state.name}",
+        caption="evenkeel sandbox logs PROCESS",
+    )
     for process in summary["processes"]:
         state = "[green]runs" if process["pid"] else "[red]dead"
-        table.add_row(process["name"], state, str(process["pid"] or ""), process["log"])
+        table.add_row(process["name"], state, str(process["pid"] or ""))
     _out.print(table)
     nodes = Table("nodes", "count", "ready")
     for kind in ("real", "simulated"):

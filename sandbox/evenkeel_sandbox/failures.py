@@ -17,6 +17,10 @@ class NoSuchSandboxError(SandboxError):
     """No sandbox of that name is there."""
 
 
+class UnreachableError(SandboxError):
+    """The API server does not answer."""
+
+
 class ApiError(SandboxError):
     """The API server refused a request."""
 

@@ -17,7 +17,7 @@ class State:
 
     name: str
     number: int
-    """Distinguishes the sandboxes of this machine in names too short for `name`."""
+    """Four digits that no other sandbox of this machine has, for the names the kernel sees."""
     address: str
     """Where the API server listens."""
     network: str | None
@@ -50,7 +50,7 @@ class State:
 
     def machine(self, node: str) -> str:
         """Return the name of a node's network namespace and control groups."""
-        return f"evenkeel-{self.name}-{node}"
+        return f"evenkeel{self.number}-{node}"
 
     def indexed(self) -> Iterator[tuple[int, RealNode]]:
         """Yield the real nodes with their numbers, from 1."""

@@ -188,6 +188,18 @@ def test_a_frozen_node_is_missed_and_comes_back(cluster: Cluster) -> None:
     cluster.wait("worker-2 back", lambda: cluster.unready() == [], 30)
 
 
+def test_a_node_that_lost_power_comes_back(cluster: Cluster) -> None:
+    cluster.apply([_pod("unlucky", "worker-2", "sleep 300")])
+    _wait_phase(cluster, "unlucky", "Running")
+    cluster.power_off("worker-2")
+    assert cluster.pid("worker-2/kubelet") is None
+    cluster.wait("worker-2 missed", lambda: cluster.unready() == ["worker-2"], 30)
+    cluster.power_on("worker-2")
+    cluster.wait("worker-2 back", lambda: cluster.unready() == [], 30)
+    cluster.apply([_pod("next", "worker-2", "echo runs")])
+    _wait_phase(cluster, "next", "Succeeded")
+
+
 def test_the_roles_of_evenkeel_are_no_more_than_it_needs(cluster: Cluster) -> None:
     def may(user: str, verb: str, what: str) -> bool:
         try:

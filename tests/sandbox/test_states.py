@@ -32,7 +32,7 @@ def test_a_state_survives_the_disk(cache: Path) -> None:
 
 
 def test_links_fit_into_fifteen_characters() -> None:
-    assert len(State("n" * 20, 999, "", None, {}, (), TIMINGS["fast"]).link(64)) <= 15
+    assert len(State("n" * 20, 9999, "", None, {}, (), TIMINGS["fast"]).link(64)) <= 15
 
 
 def test_what_is_not_there_is_said_so(cache: Path) -> None:

@@ -39,7 +39,7 @@ class Layer:
                 self.fill(root)
                 packed = Path(scratch) / "layer.tar"
                 pack(root, packed)
-                packed.rename(target)
+                _replace(packed, target, f"{self.name}-*.tar")
         return target
 
 
@@ -72,8 +72,15 @@ def archive(component: Component, progress: Progress) -> Path:
         with progress.step(f"Building the image {component.tag} (once)"):
             scratch = target.with_suffix(".new")
             _write_archive(scratch, component)
-            scratch.rename(target)
+            _replace(scratch, target, f"{name}-*.image.tar")
     return target
+
+
+def _replace(made: Path, target: Path, older: str) -> None:
+    """Put a file in place of those it follows: every change of the code makes another."""
+    for old in target.parent.glob(older):
+        old.unlink(missing_ok=True)
+    made.rename(target)
 
 
 def key(*parts: bytes) -> str:

@@ -1,0 +1,68 @@
+"""The command line says what it does and never shows a traceback."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from evenkeel_sandbox import machines
+from evenkeel_sandbox.commands import app
+
+run = CliRunner().invoke
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENKEEL_CACHE", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"],
+        ["logs", "etcd"],
+        ["kubeconfig"],
+        ["exec", "--", "true"],
+        ["up", "--config", "nowhere.yaml"],
+        ["up", "--servers", "nowhere.yaml"],
+        ["up", "--name", "Not/Good", "--no-real"],
+    ],
+)
+def test_what_cannot_be_done_is_one_line(cache: None, words: list[str]) -> None:
+    result = run(app, words)
+    assert result.exit_code == 1
+    assert "Error:" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_down_of_nothing_is_fine(cache: None) -> None:
+    assert run(app, ["down"]).exit_code == 0
+    assert run(app, ["down", "--all"]).exit_code == 0
+
+
+@pytest.mark.sandbox
+def test_from_up_to_down_without_root(
+    monkeypatch: pytest.MonkeyPatch, sandbox_name: Callable[[str], str]
+) -> None:
+    monkeypatch.setattr(machines, "obstacle", lambda: "they need root")
+    name = ["--name", sandbox_name("c")]
+    up = run(app, ["up", *name, "--simulated", "3", "--output", "json"])
+    assert up.exit_code == 0, up.output
+    assert "Simulated nodes only" in up.stderr
+    summary = json.loads(up.stdout)
+    assert [node["kind"] for node in summary["nodes"]] == ["simulated"] * 3
+    assert all(process["pid"] for process in summary["processes"])
+    again = run(app, ["up", *name])
+    assert "up already" in again.stderr
+    config = Path(run(app, ["kubeconfig", *name]).stdout.strip())
+    assert config.is_file()
+    assert run(app, ["logs", *name, "etcd"]).exit_code == 0
+    assert "no process 'x'" in run(app, ["logs", *name, "x"]).output
+    assert "etcd" in run(app, ["status", *name]).stdout
+    os.kill(summary["processes"][1]["pid"], 9)
+    assert "dead" in run(app, ["status", *name]).stdout
+    assert run(app, ["down", *name]).exit_code == 0
+    assert not config.exists()
