@@ -78,13 +78,15 @@ class Machine:
     def boot(self, template: Path) -> None:
         """Bring the machine up to a running container runtime."""
         self._lay_files(template)
-        cgroups.create(self.name)
         link = self.state.link(self.index)
         networks.open_node(self.name, link, self.state.bridge, self.state.subnet, self.index)
         self.power_on()
 
     def power_on(self) -> None:
         """Start the namespaces and the container runtime."""
+        # After a power cut the pods' groups are still there, and the kubelet looks into each.
+        cgroups.remove(self.name)
+        cgroups.create(self.name)
         self._start("init", self._init())
         self._wait_for("the first process", lambda: self._inside is not None)
         self._start(
