@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from evenkeel_kube import names
-from evenkeel_kube.types import inferencejob, serverprofile
-from evenkeel_kube.types.schema import Api
+from evenkeel_kube.kinds import inferencejob, serverprofile
+from evenkeel_kube.kinds.schema import Api
 
 FOLDER = Path(__file__).parents[2] / "crds"
 INT_OR_STRING = "x-kubernetes-int-or-string"

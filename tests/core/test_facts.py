@@ -4,10 +4,12 @@ import csv
 from importlib.resources import files
 
 import pytest
+
 from evenkeel_core import facts
 from evenkeel_core.models import from_config
 
-ROWS = list(csv.DictReader(files("evenkeel_core.facts").joinpath("models.csv").read_text().splitlines()))
+TABLE = files("evenkeel_core.facts").joinpath("models.csv").read_text()
+ROWS = list(csv.DictReader(TABLE.splitlines()))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["model"])

@@ -97,11 +97,9 @@ def test_a_model_for_no_single_server_becomes_a_pipeline() -> None:
     small = tuple(server(f"n{i}", 32, 24) for i in range(6))
     job = batch("Llama-3.1-70B-Q4_K_M", requests=10)
     made = good(planning.plan(job, small), job, small)
-    groups = {subtask.group for subtask in made.graph.subtasks}
-    assert len(groups) == 1
-    assert (
-        sum(end - first for first, end in (s.layers or (0, 0) for s in made.graph.subtasks)) == 80
-    )
+    # Two replicas of three servers each: no server is in both.
+    assert {subtask.group for subtask in made.graph.subtasks} == {"batch-0", "batch-1"}
+    assert len({assignment.server for assignment in made.assignments}) == 6
     assert all(len(assignment.shortlist) == 1 for assignment in made.assignments)
 
 

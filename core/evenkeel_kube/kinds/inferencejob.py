@@ -8,14 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from evenkeel_kube.types.schema import (
+from evenkeel_kube.kinds.schema import (
     Amounts,
     Api,
     Condition,
     Image,
     Labels,
     Loose,
-    Name,
     ObjectName,
     Path,
     Sha256,
@@ -318,10 +317,10 @@ class PodTemplate(Api):
 class TemplateMetadata(Api):
     """Labels and annotations of the pods of a template."""
 
-    labels: Labels = {}
+    labels: Labels = Field(default={})
     annotations: Annotated[
         dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=32)
-    ] = {}
+    ] = Field(default={})
 
 
 class Task(Api):
@@ -463,9 +462,7 @@ class Spec(Api):
     workspace: Workspace | None = None
     resources: Resources | None = None
     node_selector: Labels | None = None
-    tolerations: (
-        Annotated[list["JobToleration"], Field(max_length=32)] | None
-    ) = None
+    tolerations: Annotated[list["JobToleration"], Field(max_length=32)] | None = None
     affinity: Loose | None = Field(default=None, description="Affinity of the job's pods.")
     runtime_class_name: ObjectName | None = None
     image_pull_secrets: Annotated[list["SecretName"], Field(max_length=8)] | None = None
@@ -561,7 +558,7 @@ class PlanSummary(Api):
 
     revision: int = 0
     config_map: Text = ""
-    subtasks: Annotated[list[PlannedSubtask], Field(max_length=MAX_PLAN_ROWS)] = []
+    subtasks: Annotated[list[PlannedSubtask], Field(max_length=MAX_PLAN_ROWS)] = Field(default=[])
     total_subtasks: int = 0
     makespan_seconds: float = 0
     potential: float = 0
@@ -593,7 +590,7 @@ class Status(Api):
                 "x-kubernetes-list-map-keys": ["type"],
             },
         ),
-    ] = []
+    ] = Field(default=[])
     state: Text | None = Field(
         default=None, description="The conditions in one word, for the printer column only."
     )

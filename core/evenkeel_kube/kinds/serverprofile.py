@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from evenkeel_kube.types.schema import Amounts, Api, Condition, Sha256, Text
+from evenkeel_kube.kinds.schema import Amounts, Api, Condition, Sha256, Text
 
 Rate = Annotated[float, Field(ge=0, le=1e18)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -35,7 +35,9 @@ class Processor(Api):
     """The processors together."""
 
     product: Annotated[str, Field(max_length=128)] | None = None
-    features: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=128)] = []
+    features: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=128)] = Field(
+        default=[]
+    )
     flops: Rate | None = Field(default=None, description="Dense FLOP/s of all cores.")
     bandwidth: Rate | None = Field(default=None, description="Bytes/s of the memory.")
 
@@ -53,7 +55,7 @@ class Hardware(Api):
     )
     engine_variants: Annotated[
         list[Literal["cpu", "cpuBaseline", "cuda", "rocm", "vulkan"]], Field(max_length=8)
-    ] = []
+    ] = Field(default=[])
 
 
 class Reserve(Api):
@@ -84,7 +86,7 @@ class ProbedHardware(Hardware):
     probe_time: Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})] | (
         None
     ) = None
-    figures: Annotated[list[Figure], Field(max_length=64)] = []
+    figures: Annotated[list[Figure], Field(max_length=64)] = Field(default=[])
 
 
 class Estimate(Api):
@@ -126,7 +128,7 @@ class Status(Api):
                 "x-kubernetes-list-map-keys": ["type"],
             },
         ),
-    ] = []
+    ] = Field(default=[])
     hardware: ProbedHardware | None = None
     calibration: Annotated[list[Estimate], Field(max_length=256)] | None = None
     models: Annotated[list[PresentModel], Field(max_length=256)] | None = None

@@ -25,7 +25,8 @@ class Api(BaseModel):
 
 def ruled(*rules: dict[str, str], **more: Any) -> ConfigDict:
     """Return the configuration of a part with CEL rules."""
-    return ConfigDict(json_schema_extra={"x-kubernetes-validations": list(rules), **more})
+    extra: dict[str, Any] = {"x-kubernetes-validations": list(rules), **more}
+    return ConfigDict(json_schema_extra=extra)
 
 
 Name = Annotated[
@@ -38,7 +39,8 @@ ObjectName = Annotated[
 """The name of another object."""
 Text = Annotated[str, Field(max_length=1024)]
 Path = Annotated[
-    str, Field(max_length=512, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
+    str,
+    Field(max_length=512, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"),
 ]
 """A relative path without ``..`` and without leading slash."""
 Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\s]+$")]
@@ -52,9 +54,7 @@ Amount = Annotated[
     ),
 ]
 """A Kubernetes quantity."""
-Labels = Annotated[
-    dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)
-]
+Labels = Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)]
 Amounts = Annotated[dict[str, Amount], Field(max_length=16)]
 Loose = Annotated[
     dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})

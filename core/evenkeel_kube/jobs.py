@@ -1,0 +1,392 @@
+"""InferenceJobs to `Job`s: every default filled in, everything the planner needs.
+
+A manifest that came through the API server has been validated there; one from a file has not,
+so `job` validates again, by the same types and by the same rules between fields.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from evenkeel_core import facts
+from evenkeel_core.jobs import (
+    Constraints,
+    CostModel,
+    Engine,
+    Expression,
+    Inference,
+    Job,
+    Objective,
+    Parallelism,
+    Requests,
+    Stage,
+    Task,
+    Template,
+    Term,
+    Toleration,
+    Workload,
+)
+from evenkeel_core.models import Model, from_config
+from evenkeel_core.quantities import Bytes, Seconds
+from evenkeel_kube import amounts, names, nodes
+from evenkeel_kube.kinds import inferencejob as api
+
+Object = Mapping[str, Any]
+
+SINGLE = "batch"
+"""Name of the only task of a job with a model and an input."""
+CHARACTERS_PER_TOKEN = 4.0
+"""Of English text with the vocabularies of 2024: the usual rule of thumb. Only the size of
+shards and the predicted seconds depend on it, and measured times correct those."""
+MAX_LINES = 50_000
+MAX_INPUT_BYTES = 200 * 1024**2
+"""Limits of the OpenAI batch format."""
+
+
+class InvalidJob(ValueError):  # noqa: N818 - it names what it is about, as users read it
+    """A manifest that breaks a rule: says which field, which rule, and what to do."""
+
+
+class UnknownModel(InvalidJob):
+    """Nothing is known of the model's shape yet: inspection may find out."""
+
+
+def job(
+    manifest: Object,
+    *,
+    priority: int = 0,
+    lines: Sequence[str] | None = None,
+    model: Model | None = None,
+) -> Job:
+    """Return the job an InferenceJob describes.
+
+    Parameters
+    ----------
+    manifest : mapping
+        The object, from the API server or from a file.
+    priority : int, default=0
+        Value of its priority class.
+    lines : sequence of str, optional
+        The requests, where they are in a ConfigMap; without them a guess is made.
+    model : Model, optional
+        What inspection found; by default the spec's config or the name table.
+
+    Raises
+    ------
+    InvalidJob
+        If a rule is broken; the message names the field, the rule and the remedy.
+    UnknownModel
+        If the model's shape is not known.
+    """
+    spec = parse(manifest).spec
+    metadata = manifest["metadata"]
+    tasks = (
+        tuple(_task(task, spec) for task in spec.tasks)
+        if spec.tasks
+        else (_single(spec, lines, model),)
+    )
+    return Job(
+        key=f"{metadata.get('namespace', 'default')}/{metadata['name']}",
+        uid=metadata.get("uid", ""),
+        tasks=tasks,
+        priority=priority,
+        objective=Objective(spec.objective),
+        cost_model=CostModel(spec.cost_model),
+    )
+
+
+def parse(manifest: Object) -> api.InferenceJob:
+    """Return the typed manifest.
+
+    Raises
+    ------
+    InvalidJob
+        If it is no InferenceJob or breaks a rule.
+    """
+    if not isinstance(manifest, Mapping) or manifest.get("kind") != "InferenceJob":
+        raise InvalidJob("kind must be InferenceJob")
+    if manifest.get("apiVersion") != names.API_VERSION:
+        raise InvalidJob(f"apiVersion must be {names.API_VERSION}")
+    if not isinstance(manifest.get("metadata"), Mapping) or not manifest["metadata"].get("name"):
+        raise InvalidJob("metadata.name is missing")
+    if not isinstance(manifest.get("spec"), Mapping):
+        raise InvalidJob("spec is missing")
+    try:
+        typed = api.InferenceJob.model_validate({"spec": manifest["spec"]})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidJob(f"{field}: {first['msg']}") from None
+    _rules(typed.spec)
+    return typed
+
+
+def _rules(spec: api.Spec) -> None:
+    """Check the rules between fields, as the CRD's CEL does."""
+    broken = next((message for holds, message in _checked(spec) if not holds), None)
+    if broken:
+        raise InvalidJob(broken)
+
+
+def _checked(spec: api.Spec) -> list[tuple[bool, str]]:
+    models = [spec.model] if spec.model else []
+    models += [task.inference.model for task in spec.tasks or () if task.inference]
+    known: set[str] = set()
+    checked = [
+        (
+            (spec.tasks is None) != (spec.input is None),
+            "spec must have exactly one of input and tasks",
+        ),
+        (spec.input is None or spec.model is not None, "spec.model is needed with spec.input"),
+        (spec.tasks is None or spec.model is None, "spec.model must not be set with spec.tasks"),
+    ]
+    for model in models:
+        checked.append(
+            (
+                not model.uri.startswith("hf://"),
+                "model.uri: hf:// needs the internet; put the file on the servers, use file://NAME",
+            )
+        )
+        checked.append(
+            (
+                model.uri.startswith(("file://", "pvc://", "oci://", "hf://")),
+                "model.uri must begin with file://, pvc:// or oci://",
+            )
+        )
+    if spec.input is not None:
+        sources = (
+            spec.input.prompts,
+            spec.input.config_map_ref,
+            spec.input.persistent_volume_claim,
+        )
+        one = sum(source is not None for source in sources) == 1
+        message = "input must have exactly one of prompts, configMapRef and persistentVolumeClaim"
+        checked.append((one, message))
+    for task in spec.tasks or ():
+        one = (task.template is None) != (task.inference is None)
+        checked.append((one, f"tasks.{task.name} must have exactly one of template and inference"))
+        earlier = set(task.depends_on) <= known
+        checked.append((earlier, f"tasks.{task.name}.dependsOn must name earlier tasks"))
+        checked.append((task.name not in known, f"tasks: two are named {task.name}"))
+        known.add(task.name)
+    return checked
+
+
+# Inference
+
+
+def _single(spec: api.Spec, lines: Sequence[str] | None, model: Model | None) -> Task:
+    assert spec.model is not None  # noqa: S101 - `_rules` has seen to it
+    assert spec.input is not None  # noqa: S101
+    resources = spec.resources or api.Resources()
+    work = Inference(
+        model=model or known_model(spec.model),
+        engine=Engine(spec.runtime.engine),
+        requests=_requests(spec.input, spec.workload, lines),
+        workload=Workload(
+            spec.workload.max_input_tokens,
+            spec.workload.max_output_tokens,
+            spec.workload.concurrency,
+        ),
+        parallelism=Parallelism(
+            _exact(spec.parallelism.pipeline),
+            _exact(spec.parallelism.tensor),
+            _exact(spec.parallelism.data),
+        ),
+        stages=tuple(Stage(stage.node_name, stage.layers) for stage in spec.stages or ()),
+        overhead=amounts.vector(resources.requests),
+        limits=amounts.vector(resources.limits),
+        time_scale=spec.runtime.time_scale or 1.0,
+    )
+    simulated = spec.runtime.engine == "simulator"
+    return Task(SINGLE, work, None, constraints=_constraints(spec, {}, simulated=simulated))
+
+
+def known_model(model: api.Model) -> Model:
+    """Return the model's shape, from the spec's config or from the name table.
+
+    Raises
+    ------
+    UnknownModel
+        If neither tells it.
+    """
+    if model.config:
+        kind = (model.quantization or facts.quantization(model.uri) or "F16").upper()
+        if kind not in facts.BITS_PER_WEIGHT:
+            raise InvalidJob(f"model.quantization: {kind} is not known; use one such as Q4_K_M")
+        try:
+            return from_config(model.config, name=model.uri, bits=facts.bits(kind))
+        except ValueError as error:
+            raise InvalidJob(f"model.{str(error).replace('`', '')}") from None
+    found = facts.model(model.uri, model.quantization)
+    if found is None:
+        raise UnknownModel(
+            f"model.uri: the name table has no model {model.uri}; give its shape in model.config"
+        )
+    return found
+
+
+def _exact(count: int | str) -> int | None:
+    return None if count == "auto" else int(count)
+
+
+def _requests(given: api.Input, workload: api.Workload, lines: Sequence[str] | None) -> Requests:
+    answer = (given.defaults.max_tokens if given.defaults else None) or workload.max_output_tokens
+    if given.prompts is not None:
+        pairs = [(prompt_tokens(prompt), answer) for prompt in given.prompts]
+    elif lines is not None:
+        pairs = [_line(line, answer) for line in lines]
+    else:
+        # A file nobody has read yet: one request a replica could hold, until inspection counts.
+        return Requests(workload.concurrency, float(workload.max_input_tokens), float(answer))
+    if not pairs:
+        raise InvalidJob("input has no requests")
+    capped = tuple(
+        (min(size, workload.max_input_tokens), min(out, workload.max_output_tokens))
+        for size, out in pairs
+    )
+    count = len(capped)
+    means = (sum(pair[0] for pair in capped) / count, sum(pair[1] for pair in capped) / count)
+    return Requests(count, means[0], means[1], capped)
+
+
+def prompt_tokens(text: str) -> int:
+    """Return a guess of the tokens of a text."""
+    return max(1, round(len(text) / CHARACTERS_PER_TOKEN))
+
+
+def request_lines(text: str) -> list[str]:
+    """Return the lines of a JSONL text that hold a request.
+
+    Raises
+    ------
+    InvalidJob
+        If there are more than the batch format allows.
+    """
+    if len(text) > MAX_INPUT_BYTES:
+        raise InvalidJob(f"input is larger than {MAX_INPUT_BYTES} bytes; split it")
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) > MAX_LINES:
+        raise InvalidJob(f"input has {len(lines)} requests, a job may have {MAX_LINES}; split it")
+    return lines
+
+
+def _line(line: str, answer: int) -> tuple[int, int]:
+    """Return the estimated lengths of one batch line; one that is broken counts as a short one.
+
+    It will be one failed request with its line number, not a failed job.
+    """
+    try:
+        request = json.loads(line)
+        body = request.get("body", request)
+        text = body.get("prompt") or [m.get("content", "") for m in body.get("messages", ())]
+        wanted = body.get("max_tokens") or body.get("max_completion_tokens") or answer
+        return prompt_tokens(text if isinstance(text, str) else "".join(map(str, text))), int(
+            wanted
+        )
+    except (ValueError, AttributeError, TypeError):
+        return 1, 1
+
+
+# Templates and constraints
+
+
+def _task(task: api.Task, spec: api.Spec) -> Task:
+    if task.inference is not None:
+        return _inference_task(task, task.inference, spec)
+    assert task.template is not None  # noqa: S101 - `_rules` has seen to it
+    pod = task.template.spec
+    try:
+        demand = nodes.pod_demand(pod)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InvalidJob(f"tasks.{task.name}.template.spec: {error}") from None
+    work = Template(
+        demand, Seconds(task.estimated_seconds), task.migratable, task.retry_on_node_loss
+    )
+    return Task(
+        name=task.name,
+        work=work,
+        shards=_exact(task.shards) or 1,
+        depends_on=tuple(task.depends_on),
+        output_bytes=Bytes(task.output_bytes),
+        constraints=_constraints(spec, pod, simulated=False),
+    )
+
+
+def _inference_task(task: api.Task, inference: api.TaskInference, spec: api.Spec) -> Task:
+    shape = inference.workload
+    work = Inference(
+        model=known_model(inference.model),
+        engine=Engine(inference.runtime.engine),
+        requests=Requests(
+            shape.concurrency, float(shape.max_input_tokens), float(shape.max_output_tokens)
+        ),
+        workload=Workload(shape.max_input_tokens, shape.max_output_tokens, shape.concurrency),
+        parallelism=Parallelism(
+            _exact(inference.parallelism.pipeline),
+            _exact(inference.parallelism.tensor),
+            _exact(inference.parallelism.data),
+        ),
+        time_scale=inference.runtime.time_scale or 1.0,
+    )
+    simulated = inference.runtime.engine == "simulator"
+    return Task(
+        name=task.name,
+        work=work,
+        shards=_exact(task.shards),
+        depends_on=tuple(task.depends_on),
+        output_bytes=Bytes(task.output_bytes),
+        constraints=_constraints(spec, {}, simulated=simulated),
+    )
+
+
+SIMULATED = Toleration(names.TAINT_SIMULATED, "Equal", "fake", "NoSchedule")
+
+
+def _constraints(spec: api.Spec, pod: Object, *, simulated: bool) -> Constraints:
+    """Return where a task's pods may run: the job's wishes and those of the template."""
+    own = [toleration.model_dump(by_alias=True) for toleration in spec.tolerations or ()]
+    tolerations = [toleration(item) for item in [*own, *(pod.get("tolerations") or ())]]
+    if simulated:
+        tolerations.append(SIMULATED)
+    job_terms = _terms(spec.affinity or {})
+    pod_terms = _terms(pod.get("affinity") or {})
+    return Constraints(
+        node_selector={**(spec.node_selector or {}), **(pod.get("nodeSelector") or {})},
+        tolerations=tuple(tolerations),
+        required=both(job_terms, pod_terms),
+    )
+
+
+def both(left: tuple[Term, ...], right: tuple[Term, ...]) -> tuple[Term, ...]:
+    """Return the terms of which one holds when one of each side holds; empty is no wish."""
+    if not left or not right:
+        return left or right
+    return tuple((*one, *other) for one in left for other in right)
+
+
+def toleration(item: Object) -> Toleration:
+    """Return a toleration of a pod spec."""
+    return Toleration(
+        item.get("key", ""),
+        item.get("operator") or "Equal",
+        item.get("value", ""),
+        item.get("effect", ""),
+    )
+
+
+def _terms(affinity: Object) -> tuple[Term, ...]:
+    """Return the required node affinity of a pod spec."""
+    required = (affinity.get("nodeAffinity") or {}).get(
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ) or {}
+    return tuple(
+        tuple(
+            Expression(item["key"], item["operator"], tuple(item.get("values") or ()), field)
+            for key, field in (("matchExpressions", False), ("matchFields", True))
+            for item in term.get(key) or ()
+        )
+        for term in required.get("nodeSelectorTerms") or ()
+    )
