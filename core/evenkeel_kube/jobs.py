@@ -45,7 +45,7 @@ MAX_INPUT_BYTES = 200 * 1024**2
 """Limits of the OpenAI batch format."""
 
 
-class InvalidJob(ValueError):  # noqa: N818 - it names what it is about, as users read it
+class InvalidJob(ValueError):
     """A manifest that breaks a rule: says which field, which rule, and what to do."""
 
 
