@@ -1,9 +1,9 @@
 """Step 3, first half: low-rank factors of the compute times.
 
 What is factorised is the logarithm of compute seconds: a time is about the work of the subtask
-over the speed of the server, so its logarithm is a sum, rank one, and what remains after the
-means are taken out is how servers differ in what they are good at. Load and transfer times are
-added afterwards; they are not low rank (design, section 4).
+over the speed of the server, so its logarithm is a sum of a row and a column term, and what
+remains is how servers differ in what they are good at. Load and transfer times are added
+afterwards; they are not low rank (design, section 4).
 
 The factors always do three things: they fill pairs nobody measured, with a confidence; they
 make classes of alike subtasks and alike servers; they give the starting partition.
@@ -16,54 +16,53 @@ from numpy.typing import NDArray
 
 from evenkeel_core.problems import Floats, Ints, Problem
 
+Mask = NDArray[np.bool_]
+
 ENERGY = 0.99
-"""Share of the centred energy the rank must explain."""
+"""Share of the centred energy the rank must explain; the rest is taken for noise."""
 MAX_RANK = 8
 """Kinds of difference between servers: compute, bandwidth, capacity, and some to spare."""
-RIDGE = 1e-3
+RIDGE = 1e-4
 """Pulls factors of barely measured rows to zero, that is to the means."""
-SWEEPS = 30
-ALIKE = 6
-"""Decimals of log seconds that must agree for two rows to be one class: a millionth."""
+SWEEPS = 50
+"""Of alternating least squares at most."""
+SETTLED = 1e-7
+"""Relative change of the residual at which the sweeps stop."""
+DECIMALS = 9
+"""Of log seconds that must agree for two rows to be factorised as one."""
+ALIKE = 0.02
+"""Root mean square of the difference of log seconds within one class: two percent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """log compute ≈ mean + row + column + U Vᵀ.
-
-    Attributes
-    ----------
-    task_factors, server_factors : ndarray of shape (n_subtasks, rank), (n_servers, rank)
-        U and V.
-    mean : float
-    row, column : ndarray of shape (n_subtasks,), (n_servers,)
-        Deviations from the mean: how much work, how slow a server.
-    rank : int
-    explained : float
-        Share of the centred energy of the measured entries that the factors explain.
-    error : float
-        Root mean square of the relative error of the measured entries.
-    completed : ndarray of shape (n_subtasks, n_servers)
-        Compute seconds: as measured where they were, from the factors elsewhere; inf where the
-        subtask may not run.
-    confidence : ndarray of shape (n_subtasks, n_servers)
-        1 where measured, less where filled, 0 where infeasible.
-    task_class, server_class : ndarray of shape (n_subtasks,), (n_servers,)
-        Number of the class of alike rows and columns; alike subtasks may differ in their work.
-    """
+    """log compute ≈ mean + row + column + U Vᵀ; arrays over T subtasks and S servers."""
 
     task_factors: Floats
+    """(T, rank) U: what the subtask asks for more than others of its size."""
     server_factors: Floats
+    """(S, rank) V: what the server is good at for its speed."""
     mean: float
+    """Of log seconds."""
     row: Floats
+    """(T,) how much longer than the mean the subtask takes, in log seconds."""
     column: Floats
+    """(S,) how much slower than the mean the server is, in log seconds."""
     rank: int
     explained: float
+    """Share of the energy beyond the means that U Vᵀ explains, on measured pairs."""
     error: float
+    """Root mean square of the relative error of the fit, on measured pairs."""
     completed: Floats
+    """(T, S) compute seconds: as given where measured or where nothing of the row or column is,
+    from the factors elsewhere; inf where the subtask may not run."""
     confidence: Floats
+    """(T, S) 1 where measured, less where filled, 0 where as given or infeasible."""
     task_class: Ints
+    """(T,) class of subtasks that may run on the same servers and suit them alike; they may
+    differ in size."""
     server_class: Ints
+    """(S,) class of servers that may run the same subtasks equally fast."""
 
 
 def factorise(problem: Problem, *, energy: float = ENERGY, max_rank: int = MAX_RANK) -> Factors:
@@ -72,10 +71,12 @@ def factorise(problem: Problem, *, energy: float = ENERGY, max_rank: int = MAX_R
     Parameters
     ----------
     problem : Problem
-        `compute` is factorised where `measured`; its other finite entries are filled.
-    energy : float, default=0.99
-        Share of the centred energy the rank must explain.
-    max_rank : int, default=8
+        `compute` is factorised where `measured`; its other finite entries are filled. With
+        nothing measured at all, the figures given count as measured.
+    energy : float
+        Share of the energy beyond the means that the rank must explain, in (0, 1].
+    max_rank : int
+        At least 1.
 
     Returns
     -------
@@ -84,13 +85,20 @@ def factorise(problem: Problem, *, energy: float = ENERGY, max_rank: int = MAX_R
     Raises
     ------
     ValueError
-        If `energy` is not in (0, 1] or `max_rank` is less than 1.
+        If `energy` or `max_rank` is out of its range.
 
     Notes
     -----
-    Alternating least squares with a ridge on the classes, started from the truncated singular
-    value decomposition of the centred matrix with zeros for what is missing, so deterministic
-    up to the sign of singular vectors, which does not matter to U Vᵀ.
+    Alternating least squares with a ridge on U and V but not on the means (else the answer
+    would depend on the unit of time), started from the singular value decomposition of the
+    matrix whose gaps are filled with the means, so deterministic [1]_. Equal rows and equal
+    columns are factorised once. O(sweeps · rows · columns · rank²); rows and columns that are
+    all measured need no sweep.
+
+    References
+    ----------
+    .. [1] T. Hastie, R. Mazumder, J. Lee and R. Zadeh, "Matrix completion and low-rank SVD via
+       fast alternating least squares", JMLR 16 (2015), 3367-3402.
     """
     if not 0 < energy <= 1:
         raise ValueError(f"`energy` must be in (0, 1], not {energy}")
@@ -99,117 +107,175 @@ def factorise(problem: Problem, *, energy: float = ENERGY, max_rank: int = MAX_R
     feasible = np.isfinite(problem.compute) & (problem.compute > 0)
     known = feasible & problem.measured
     if not known.any():
-        known = feasible  # nothing measured at all: the model's own figures are what there is
-    logs = np.log(np.where(feasible, problem.compute, 1.0))
-    mean, row, column = _means(logs, known)
-    centred = np.where(known, logs - mean - row[:, None] - column, 0.0)
-    task_class, server_class = _classes(centred, known), _classes(centred.T, known.T)
-    left, right, rank = _factors_of_classes(
-        centred, known, task_class, server_class, energy, max_rank
-    )
-    fitted = left @ right.T
-    explained, error = _quality(centred, fitted, known)
-    filled = np.exp(mean + row[:, None] + column + fitted)
-    completed = np.where(known, problem.compute, np.where(feasible, filled, np.inf))
-    confidence = np.where(known, 1.0, np.where(feasible, _belief(known, explained), 0.0))
+        known = feasible
+    logs = np.where(known, np.log(np.where(known, problem.compute, 1.0)), 0.0)
+
+    rows, columns = _equal(logs, known, feasible), _equal(logs.T, known.T, feasible.T)
+    some = np.ix_(_first(rows), _first(columns))
+    fit = _fit(logs[some], known[some], energy, max_rank)
+    task_class = _classes(fit.left[:, :-1], fit.right[:, :-1], feasible[some])
+    server_class = _classes(fit.right, fit.left_with_one, feasible[some].T)
+
+    left, right = fit.left[rows], fit.right[columns]
+    between = left[:, :-1] @ right[:, :-1].T
+    fitted = between + left[:, -1:] + right[:, -1]
+    residual = np.where(known, logs - fitted, 0.0)
+    explained = _share(residual, np.where(known, residual + between, 0.0))
+    error = float(np.sqrt(np.sum(np.expm1(residual) ** 2) / max(1, np.count_nonzero(known))))
+
+    support = np.minimum(known.sum(axis=1)[:, None], known.sum(axis=0))
+    filled = feasible & ~known & (support > 0)
+    belief = support / (support + fit.rank + 1) * max(0.0, explained) / (1 + error)
     return Factors(
-        left, right, mean, row, column, rank, explained, error, completed, confidence,
-        task_class, server_class,
-    )  # fmt: skip
-
-
-def _means(logs: Floats, known: NDArray[np.bool_]) -> tuple[float, Floats, Floats]:
-    """Return the mean and the deviations of rows and columns over the known entries.
-
-    Not penalised: without that the answer would depend on the unit of time.
-    """
-    weight = known.astype(float)
-    mean = float((logs * weight).sum() / weight.sum())
-    row, column = np.zeros(logs.shape[0]), np.zeros(logs.shape[1])
-    rows, columns = np.maximum(weight.sum(axis=1), 1), np.maximum(weight.sum(axis=0), 1)
-    for _ in range(20):
-        before = row
-        row = ((logs - mean - column) * weight).sum(axis=1) / rows
-        column = ((logs - mean - row[:, None]) * weight).sum(axis=0) / columns
-        if np.abs(row - before).max(initial=0.0) < 1e-12:
-            break
-    return mean, row, column
-
-
-def _classes(centred: Floats, known: NDArray[np.bool_]) -> Ints:
-    """Number the classes of rows that agree in what is known and in its values."""
-    signature = np.where(known, np.round(centred, ALIKE) + 0.0, np.nan)
-    packed = np.ascontiguousarray(np.nan_to_num(signature, nan=1e9))
-    rows = packed.view([("", packed.dtype, (packed.shape[1],))]).ravel() if packed.size else packed
-    if not packed.size:
-        return np.zeros(len(packed), dtype=np.int64)
-    _, first, number = np.unique(
-        np.array([value.tobytes() for value in rows]), return_index=True, return_inverse=True
+        task_factors=left[:, :-1],
+        server_factors=right[:, :-1],
+        mean=float(left[:, -1].mean() + right[:, -1].mean()) if logs.size else 0.0,
+        row=left[:, -1] - left[:, -1].mean() if logs.size else left[:, -1],
+        column=right[:, -1] - right[:, -1].mean() if logs.size else right[:, -1],
+        rank=fit.rank,
+        explained=explained,
+        error=error,
+        completed=np.where(filled, np.exp(np.where(filled, fitted, 0.0)), problem.compute),
+        confidence=np.where(known, 1.0, np.where(filled, belief, 0.0)),
+        task_class=task_class[rows],
+        server_class=server_class[columns],
     )
-    # Classes are numbered by their first member, so that names do not depend on values.
-    order = np.argsort(np.argsort(first, kind="stable"), kind="stable")
-    result: Ints = order[number].astype(np.int64)
-    return result
 
 
-def _factors_of_classes(
-    centred: Floats,
-    known: NDArray[np.bool_],
-    task_class: Ints,
-    server_class: Ints,
-    energy: float,
-    max_rank: int,
-) -> tuple[Floats, Floats, int]:
-    """Factorise one row and column of each class and hand the factors to all members."""
-    rows = np.unique(task_class, return_index=True)[1]
-    columns = np.unique(server_class, return_index=True)[1]
-    small, mask = centred[np.ix_(rows, columns)], known[np.ix_(rows, columns)]
-    left, values, right = np.linalg.svd(small, full_matrices=False)
-    rank = _rank(values, energy, max_rank)
-    root = np.sqrt(values[:rank])
-    factors = _alternate(small, mask, left[:, :rank] * root, (right[:rank].T) * root)
-    return factors[0][task_class], factors[1][server_class], rank
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """y ≈ left[:, :-1] right[:, :-1]ᵀ + left[:, -1] + right[:, -1]."""
+
+    left: Floats
+    """(rows, rank + 1) U and the row means."""
+    right: Floats
+    """(columns, rank + 1) V and the column means."""
+    rank: int
+
+    @property
+    def left_with_one(self) -> Floats:
+        """What multiplies `right`: U and ones."""
+        return _with_one(self.left[:, :-1])
 
 
-def _rank(values: Floats, energy: float, max_rank: int) -> int:
-    """Return the smallest rank that explains the energy: what is left is taken for noise."""
-    square = values**2
-    if square.sum() <= 1e-12 * max(1, square.size):
-        return 1
-    share = np.cumsum(square) / square.sum()
-    return int(min(max_rank, np.searchsorted(share, energy - 1e-12) + 1, values.size))
+def _fit(matrix: Floats, known: Mask, energy: float, max_rank: int) -> _Fit:
+    """Fit means and factors, the rank by what the last fit says of the gaps."""
+    weight = known.astype(float)
+    left, right = _alternate(matrix, weight, np.zeros((matrix.shape[1], 1)))
+    between = np.zeros_like(matrix)
+    rank = 0
+    for _ in range(3):
+        centred = np.where(known, matrix - left[:, -1:] - right[:, -1], between)
+        vectors, chosen = _principal(centred, energy, max_rank)
+        if chosen == rank:
+            break
+        rank = chosen
+        if known.all():
+            left, right = _join(centred @ vectors, left[:, -1]), _join(vectors, right[:, -1])
+            break
+        left, right = _alternate(matrix, weight, _join(vectors, right[:, -1]))
+        between = left[:, :-1] @ right[:, :-1].T
+    return _Fit(left, right, rank)
+
+
+def _principal(matrix: Floats, energy: float, max_rank: int) -> tuple[Floats, int]:
+    """Return the leading right singular vectors, as many as explain the energy, at least one.
+
+    Through the smaller of the two Gram matrices; signs are fixed by the largest component.
+    """
+    wide = matrix.shape[0] < matrix.shape[1]
+    squares, vectors = np.linalg.eigh(matrix @ matrix.T if wide else matrix.T @ matrix)
+    squares, vectors = squares[::-1].clip(min=0.0), vectors[:, ::-1]
+    total = float(squares.sum())
+    # Beyond the rounding of the Gram matrix nothing is left to explain.
+    if total <= 1e-18 * max(1, matrix.size):
+        return np.zeros((matrix.shape[1], 1)), 1
+    rank = int(np.searchsorted(np.cumsum(squares) / total, energy - 1e-12)) + 1
+    rank = min(rank, max_rank, squares.size)
+    vectors = vectors[:, :rank]
+    if wide:
+        vectors = matrix.T @ vectors / np.sqrt(np.maximum(squares[:rank], 1e-300))
+    largest = np.argmax(np.abs(vectors), axis=0)
+    signed: Floats = vectors * np.sign(vectors[largest, np.arange(rank)])
+    return signed, rank
 
 
 def _alternate(
-    matrix: Floats, mask: NDArray[np.bool_], left: Floats, right: Floats
+    matrix: Floats,
+    weight: Floats,
+    columns: Floats,
 ) -> tuple[Floats, Floats]:
-    if mask.all():
-        return left, right  # nothing is missing: the decomposition is already the best
+    """Alternate the ridge solutions of rows and columns until the residual settles."""
+    before = np.inf
     for _ in range(SWEEPS):
-        left = _solve(matrix, mask, right)
-        right = _solve(matrix.T, mask.T, left)
-    return left, right
+        rows = _solve(matrix - columns[:, -1], weight, columns[:, :-1])
+        columns = _solve((matrix - rows[:, -1:]).T, weight.T, rows[:, :-1])
+        fitted = rows[:, :-1] @ columns[:, :-1].T + rows[:, -1:] + columns[:, -1]
+        after = float(np.sum((weight * (matrix - fitted)) ** 2))
+        if before - after <= SETTLED * before or after < 1e-20 * matrix.size:
+            break
+        before = after
+    return rows, columns
 
 
-def _solve(matrix: Floats, mask: NDArray[np.bool_], fixed: Floats) -> Floats:
-    """Return the ridge solution of each row against fixed factors, all rows at once."""
-    weight = mask.astype(float)
-    gram = np.einsum("rc,ck,cl->rkl", weight, fixed, fixed)
-    gram += RIDGE * np.eye(fixed.shape[1])
-    side = (matrix * weight) @ fixed
+def _solve(target: Floats, weight: Floats, fixed: Floats) -> Floats:
+    """Return each row's ridge solution against fixed factors, its mean last and unpenalised."""
+    regressors: Floats = _with_one(fixed)
+    size = regressors.shape[1]
+    pairs = (regressors[:, :, None] * regressors[:, None, :]).reshape(len(regressors), -1)
+    gram: Floats = (weight @ pairs).reshape(-1, size, size)
+    ridge = np.full(size, RIDGE)
+    ridge[-1] = 1e-12  # the mean gets a trace of it, for rows of which nothing is known
+    gram += np.diag(ridge)
+    side = (weight * target) @ regressors
     solved: Floats = np.linalg.solve(gram, side[:, :, None])[:, :, 0]
     return solved
 
 
-def _quality(centred: Floats, fitted: Floats, known: NDArray[np.bool_]) -> tuple[float, float]:
-    residual = (centred - fitted)[known]
-    total = float((centred[known] ** 2).sum())
-    explained = 1.0 - float((residual**2).sum()) / total if total > 1e-12 else 1.0
-    return explained, float(np.sqrt(np.mean(np.expm1(residual) ** 2)))
+def _with_one(factors: Floats) -> Floats:
+    return np.append(factors, np.ones((len(factors), 1)), axis=1)
 
 
-def _belief(known: NDArray[np.bool_], explained: float) -> Floats:
-    """Return how far filled entries are to be believed: by what is known of row and column."""
-    rows, columns = known.mean(axis=1), known.mean(axis=0)
-    belief: Floats = max(0.0, explained) * np.sqrt(np.outer(rows, columns))
-    return belief
+def _join(factors: Floats, means: Floats) -> Floats:
+    return np.append(factors, means.reshape(-1, 1), axis=1)
+
+
+def _share(residual: Floats, energy: Floats) -> float:
+    """Return the share of the energy that is not in the residual; 1 where there is none."""
+    total = float(np.sum(energy**2))
+    if total <= 1e-12 * max(1, energy.size):
+        return 1.0
+    return max(0.0, 1.0 - float(np.sum(residual**2)) / total)
+
+
+def _equal(logs: Floats, *masks: Mask) -> Ints:
+    """Give equal rows the same number, in the order of their first."""
+    rounded = np.round(logs, DECIMALS) + 0.0
+    numbers: dict[tuple[bytes, ...], int] = {}
+    keys = (tuple(part.tobytes() for part in parts) for parts in zip(rounded, *masks, strict=True))
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def _first(numbers: Ints) -> Ints:
+    """Return the position of the first of each number."""
+    return np.unique(numbers, return_index=True)[1]
+
+
+def _classes(factors: Floats, others: Floats, feasible: Mask) -> Ints:
+    """Give rows of the same feasibility and nearly the same fitted values the same number.
+
+    Distances are root mean squares over the other side, measured in the few coordinates of the
+    factors; the first row not in a class opens the next.
+    """
+    # |(u - v) R|² with Rᵀ R the mean of the outer products of the other side's factors.
+    squares, axes = np.linalg.eigh(others.T @ others / max(1, len(others)))
+    place = factors @ (axes * np.sqrt(squares.clip(min=0.0)))
+    pattern = _equal(np.zeros((len(factors), 0)), feasible)
+    number = np.full(len(factors), -1, dtype=np.int64)
+    count = 0
+    for row in range(len(factors)):
+        if number[row] < 0:
+            near = np.sum((place - place[row]) ** 2, axis=1) <= ALIKE**2
+            number[near & (pattern == pattern[row]) & (number < 0)] = count
+            count += 1
+    return number

@@ -11,14 +11,13 @@ import numpy as np
 
 from evenkeel_core.factorising import Factors
 from evenkeel_core.game import State, gains, play, players, seated
-from evenkeel_core.problems import NOWHERE, Array, Floats, Ints, Problem, allowed, units
+from evenkeel_core.problems import NOWHERE, Array, Floats, Ints, Problem
 
-ITERATIONS = 4
-"""Rounds of shifts and swaps: a later one rarely finds what three did not."""
+ITERATIONS = 3
+"""Rounds of shifts and swaps: later ones lowered the potential of random problems by less than
+0.3 percent."""
 TRIES = 3
 """Swaps of one subtask whose edges are looked at; the others are judged without edges."""
-ALIKE = 0.02
-"""Two potentials this close count as the same, and the smaller span decides."""
 
 
 def partition(
@@ -48,20 +47,11 @@ def partition(
 
     Notes
     -----
-    Two starts are improved: from the factors, and level in the time that resources are busy.
-    The one with the lower potential is taken or, where both are alike in it, the one that is
-    done sooner. O(iterations · T · (S + T)), vectorised; deterministic.
+    O(iterations · T · (S + T)), vectorised over servers and over partners of a swap;
+    deterministic.
     """
-    found = [
-        improve(problem, begin, balance=balance, scale=scale, iterations=iterations)
-        for begin in (
-            start(problem, factors, balance=balance, scale=scale),
-            level(problem),
-        )[: 2 if iterations else 1]
-    ]
-    least = min(value for _, value in found)
-    alike = [assignment for assignment, value in found if value <= least + ALIKE * abs(least)]
-    return min(alike, key=lambda assignment: float(spans(problem, assignment).max(initial=0.0)))
+    begin = start(problem, factors, balance=balance, scale=scale)
+    return improve(problem, begin, balance=balance, scale=scale, iterations=iterations)
 
 
 def start(problem: Problem, factors: Factors, *, balance: float, scale: float) -> Ints:
@@ -107,31 +97,6 @@ def _spread(state: State, unit: Ints) -> None:
         room[best] -= needed[best]
 
 
-def level(problem: Problem) -> Ints:
-    """Return a partition that keeps the servers busy for equally long, shape (T,).
-
-    Longest first, each to the server that is then done first, counting how long its resources
-    are busy. The yardstick of `partition`: it looks at capacity, which the potential does not.
-    """
-    cost = np.where(allowed(problem), problem.cost, np.inf)
-    assignment = np.full(len(problem.subtasks), NOWHERE, dtype=np.int64)
-    size = np.maximum(problem.capacity, 1)
-    busy = np.zeros(problem.capacity.shape)
-    single = {int(unit[0]) for unit in units(problem) if unit.size == 1}
-    for subtask in np.argsort(-cost.min(axis=1), kind="stable").tolist():
-        if subtask not in single or not np.isfinite(cost[subtask]).any():
-            continue
-        seconds = cost[subtask]
-        reachable = np.flatnonzero(np.isfinite(seconds))
-        share = problem.demand[subtask][problem.kind[reachable]] / size[reachable]
-        after = busy[reachable] + seconds[reachable, None] * share
-        done = np.maximum(after.max(axis=1), seconds[reachable])
-        best = int(np.argmin(done))
-        assignment[subtask] = reachable[best]
-        busy[reachable[best]] = after[best]
-    return seated(problem, assignment)
-
-
 def spans(problem: Problem, assignment: Ints) -> Floats:
     """Return how long each server needs for its set at least, seconds, shape (S,).
 
@@ -152,8 +117,8 @@ def spans(problem: Problem, assignment: Ints) -> Floats:
 
 def improve(
     problem: Problem, assignment: Ints, *, balance: float, scale: float, iterations: int
-) -> tuple[Ints, float]:
-    """Return a partition that no shift or swap found improves, and its potential."""
+) -> Ints:
+    """Return the assignment after rounds of shifts and swaps, until none improves."""
     state = State(problem, seated(problem, assignment), balance=balance, scale=scale)
     turn = players(problem)
     alone = np.array([unit[0] for unit in turn if unit.size == 1], dtype=np.int64)
@@ -164,22 +129,20 @@ def improve(
     for unit in turn:
         if unit.size > 1 and (state.assignment[unit] == NOWHERE).any():
             _spread(state, unit)
-    return state.assignment, state.potential()
+    return state.assignment
 
 
 def swap(state: State, alone: Ints) -> int:
     """Exchange two single subtasks wherever that lowers the potential; return how often."""
     made = 0
     alone = alone[state.assignment[alone] != NOWHERE]
+    tries = TRIES if state.problem.edge.size else 1
     for subtask in alone.tolist():
         change = changes(state, subtask, alone)
-        for other in alone[np.argsort(change, kind="stable")[:TRIES]].tolist():
-            if state.assignment[other] == state.assignment[subtask]:
-                break
+        best = np.argpartition(change, min(tries, alone.size) - 1)[:tries]
+        for other in alone[np.sort(best[change[best] < 0])].tolist():
             if _exchange(state, np.array([subtask, other])):
                 made += 1
-                break
-            if not state.problem.edge.size:
                 break
     return made
 
@@ -189,14 +152,14 @@ def changes(state: State, subtask: int, others: Ints) -> Floats:
 
     0 for those on the same server, inf where one may not run in the place of the other.
     """
-    problem, cost = state.problem, state.weighted
+    work, rate, load = state.problem.work, state.problem.rate, state.load
     here, there = state.assignment[subtask], state.assignment[others]
-    own, theirs = problem.work[subtask], problem.work[others]
-    seconds = cost[subtask, there] + cost[others, here] - cost[subtask, here] - cost[others, there]
-    more = theirs - own
-    left = ((2 * state.load[here] + more) * more + theirs**2 - own**2) / problem.rate[here]
-    right = ((2 * state.load[there] - more) * more + theirs**2 - own**2) / problem.rate[there]
-    change: Array = seconds + state.balance / 2 * (left - right)
+    row, column = state.weighted[subtask], state.weighted[:, here]
+    cost = row[there] - row[here] + column[others] - state.weighted[others, there]
+    more = work[others] - work[subtask]
+    # λ/2 of the changes of L² + w² on both servers, factored.
+    queue = (load[here] + work[others]) / rate[here] - (load[there] + work[subtask]) / rate[there]
+    change: Array = cost + state.balance * more * queue
     return np.where(there == here, 0.0, change)
 
 
