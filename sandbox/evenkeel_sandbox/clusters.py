@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -297,18 +297,23 @@ class Cluster:
             booting = [pool.submit(self._boot, machine, template) for machine in self.machines()]
             with progress.step("Starting the control plane"):
                 self._start_control_plane()
-            with progress.step(f"Starting {len(booting)} real nodes"):
-                for machine, booted in zip(self.machines(), booting, strict=True):
-                    machine.issue(authority)
-                    self.api.create("/api/v1/nodes", machine.manifest())
-                    booted.result()
-                    machine.join()
-        with progress.step(f"Adding {len(spec.simulated)} simulated nodes"):
-            self.add_simulated(spec.simulated)
+            if booting:
+                with progress.step(f"Starting {len(booting)} real nodes"):
+                    self._join(booting, authority)
+        if spec.simulated:
+            with progress.step(f"Adding {len(spec.simulated)} simulated nodes"):
+                self.add_simulated(spec.simulated)
         with progress.step("Waiting until all nodes are ready"):
             self.wait("all nodes Ready", lambda: not self.unready())
             account = "/api/v1/namespaces/default/serviceaccounts/default"
             self.wait("the default service account", lambda: bool(self.api.get(account)))
+
+    def _join(self, booting: Iterable[Future[None]], authority: Authority) -> None:
+        for machine, booted in zip(self.machines(), booting, strict=True):
+            machine.issue(authority)
+            self.api.create("/api/v1/nodes", machine.manifest())
+            booted.result()
+            machine.join()
 
     def attached(self, spec: ClusterSpec, progress: Progress = _SILENT) -> Self:
         """Start Evenkeel on the running cluster if it is wanted and not there."""

@@ -1,21 +1,17 @@
 """Simulated nodes: what KWOK pretends to be, with the figures of machines that exist."""
 
-import csv
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import resources
 from typing import Any
 
-from evenkeel_kube.names import GROUP, TAINT_SIMULATED
+from evenkeel_core import facts
+from evenkeel_kube.names import TAINT_SIMULATED
+from evenkeel_kube.nodes import AMD_MEMORY, AMD_PRODUCTS, CPU_MODEL, NVIDIA_MEMORY, NVIDIA_PRODUCT
 from evenkeel_sandbox.failures import SandboxError
 
 FAKE = "kwok.x-k8s.io/node"
 """Annotation by which KWOK knows the nodes it has to run."""
-LABEL_PROCESSOR = f"{GROUP}/processor"
-"""Row of the device table for the server's processors."""
 MIB_PER_GB = 1024
 
 
@@ -86,17 +82,25 @@ def rack(count: int) -> tuple[SimulatedNode, ...]:
 
 
 def parse(entries: Any, origin: str) -> tuple[SimulatedNode, ...]:
-    """Return the nodes a list of ``{name, labels, capacity}`` describes."""
+    """Return the nodes that a list describes: ``{name, labels, capacity}``, or v1 Nodes."""
     if not isinstance(entries, Sequence) or isinstance(entries, str):
         raise SandboxError(f"{origin}: must be a list of servers with `name` and `capacity`")
-    nodes = [_parsed(entry, f"{origin}: [{index}]") for index, entry in enumerate(entries)]
+    wanted = [entry for entry in entries if not _is(entry, "ServerProfile")]
+    nodes = [_parsed(entry, f"{origin}: [{index}]") for index, entry in enumerate(wanted)]
     names = [node.name for node in nodes]
     if len(set(names)) < len(names):
         raise SandboxError(f"{origin}: names of servers must differ")
     return tuple(nodes)
 
 
+def _is(entry: Any, kind: str) -> bool:
+    return isinstance(entry, Mapping) and entry.get("kind") == kind
+
+
 def _parsed(entry: Any, where: str) -> SimulatedNode:
+    if _is(entry, "Node"):
+        status, metadata = entry.get("status", {}), entry.get("metadata", {})
+        entry = {**metadata, "capacity": status.get("capacity") or status.get("allocatable")}
     if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
         raise SandboxError(f"{where}: must have a `name`")
     capacity = entry.get("capacity")
@@ -111,13 +115,12 @@ def _parsed(entry: Any, where: str) -> SimulatedNode:
 
 
 def _node(name: str, model: _Model) -> SimulatedNode:
-    labels = {LABEL_PROCESSOR: model.processor.replace("+", "")}
+    labels = {CPU_MODEL: model.processor.replace("+", "")}
     capacity = {"cpu": str(model.cores), "memory": f"{model.memory}Gi"}
-    if model.count:
-        row = _devices()[model.device]
+    row = facts.device(model.device) if model.device else None
+    if row:
         vendor = row["vendor"].lower()
-        resource = f"{vendor}.com/gpu"
-        capacity[resource] = str(model.count)
+        capacity[f"{vendor}.com/gpu"] = str(model.count)
         labels |= _discovered(vendor, row, model.count)
     return SimulatedNode(name, capacity, labels)
 
@@ -126,18 +129,9 @@ def _discovered(vendor: str, row: Mapping[str, str], count: int) -> dict[str, st
     """Return the labels by which the vendor's own discovery names the device."""
     if vendor == "nvidia":
         return {
-            "nvidia.com/gpu.product": row["node_label_value"],
-            "nvidia.com/gpu.memory": str(int(row["memory_gb"]) * MIB_PER_GB),
+            NVIDIA_PRODUCT: row["node_label_value"],
+            NVIDIA_MEMORY: str(int(row["memory_gb"]) * MIB_PER_GB),
             "nvidia.com/gpu.count": str(count),
             "nvidia.com/gpu.present": "true",
         }
-    return {
-        "amd.com/gpu.product-name": row["node_label_value"],
-        "amd.com/gpu.vram": f"{row['memory_gb']}G",
-    }
-
-
-@cache
-def _devices() -> dict[str, dict[str, str]]:
-    table = resources.files("evenkeel_core") / "facts" / "accelerators.csv"
-    return {row["name"]: row for row in csv.DictReader(io.StringIO(table.read_text()))}
+    return {AMD_PRODUCTS[0]: row["node_label_value"], AMD_MEMORY: f"{row['memory_gb']}G"}
