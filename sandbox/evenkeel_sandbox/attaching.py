@@ -49,7 +49,7 @@ def _definitions() -> list[Path]:
 
 def _established(cluster: "Cluster", name: str) -> bool:
     path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
-    conditions = cluster.api.get(path).get("status", {}).get("conditions", [])
+    conditions = cluster.api.get(path).get("status", {}).get("conditions") or ()
     return any(item["type"] == "Established" and item["status"] == "True" for item in conditions)
 
 

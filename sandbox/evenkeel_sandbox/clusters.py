@@ -59,6 +59,8 @@ class Cluster:
         self.folder = states.folder(state.name)
         self.kubeconfig = self.folder / "kubeconfig"
         self.processes = Processes(self.folder / "processes")
+        self._whole = self.folder / "whole"
+        """Exists once all is up; a start that was cut short leaves none."""
         self._api: Api | None = None
 
     @classmethod
@@ -99,12 +101,13 @@ class Cluster:
         template = stores.template(progress) if spec.nodes else None
         cluster = cls(_allocate(name, spec, programs))
         cluster._start(spec, template, progress)
+        cluster._whole.touch()
         return cluster.attached(spec, progress)
 
     @property
     def running(self) -> bool:
-        """Tell whether its API server and store are alive."""
-        return all(self.processes.identity(name) for name in _CORE)
+        """Tell whether it came up whole and its API server and store are alive."""
+        return self._whole.exists() and all(self.processes.identity(name) for name in _CORE)
 
     @property
     def api(self) -> Api:

@@ -12,6 +12,7 @@ import pytest
 
 from evenkeel_sandbox import clusters, states
 from evenkeel_sandbox.clusters import Cluster
+from evenkeel_sandbox.simulated import rack
 from evenkeel_sandbox.specs import ClusterSpec
 
 pytestmark = pytest.mark.sandbox
@@ -22,6 +23,7 @@ Name = Callable[[str], str]
 _UP = """
 import sys
 from evenkeel_sandbox.clusters import Cluster
+from evenkeel_sandbox.simulated import rack
 from evenkeel_sandbox.specs import ClusterSpec, RealNode
 Cluster.up(sys.argv[1], ClusterSpec((RealNode("worker-1"), RealNode("worker-2"))))
 """
@@ -59,6 +61,14 @@ def test_after_kill_9_of_up_itself(
     clusters.down(name)
     assert not states.folder(name).exists()
     assert state is None or leftovers(state) == {}
+
+
+def test_up_finishes_what_an_up_that_was_killed_began(sandbox_name: Name) -> None:
+    name = sandbox_name("f")
+    first = Cluster.up(name, ClusterSpec(simulated=rack(1)))
+    (first.folder / "whole").unlink()
+    second = Cluster.up(name, ClusterSpec(simulated=rack(2)))
+    assert len(second.api.get("/api/v1/nodes")["items"]) == 2
 
 
 def test_the_dead_are_replaced_by_up(
