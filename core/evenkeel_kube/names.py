@@ -32,5 +32,10 @@ ANNOTATION_WORK = f"{GROUP}/work"
 ANNOTATION_RUN_SECONDS = f"{GROUP}/run-seconds"
 """Simulator only: how long the pod really runs, in real seconds."""
 
+ANNOTATION_NOT_BEFORE = f"{GROUP}/not-before"
+"""Seconds since the epoch by the operator's clock: the gate stays until then (back-off)."""
+ANNOTATION_RELEASED = f"{GROUP}/released"
+"""Seconds since the epoch by the operator's clock at which the gate fell."""
+
 TAINT_SIMULATED = "kwok.x-k8s.io/node"
 """Taint (value ``fake``, NoSchedule) of simulated nodes; only simulator pods tolerate it."""

@@ -33,6 +33,14 @@ class Record(msgspec.Struct, frozen=True):
     plan: Plan
     attempts: dict[str, int] = {}
     """Group to its current attempt, counted from 1; an absent group has none yet."""
+    failures: dict[str, int] = {}
+    """Group to the failures that were its own fault."""
+    retries: dict[str, int] = {}
+    """Group to its free retries."""
+    avoid: dict[str, list[str]] = {}
+    """Group to servers that failed it."""
+    memory: dict[str, float] = {}
+    """Group to the factor on its memory estimate, raised when it was killed for memory."""
 
 
 def encode(record: Record) -> str:

@@ -103,6 +103,16 @@ class Reflector(Generic[Item]):
         last = self.statistics.last
         return self._clock() - last if last else float("inf")
 
+    def observe(self, key: str, version: str, item: Item) -> None:
+        """Take over the answer to an own write, so that the next look is not older than it.
+
+        An older version than the one held is ignored: resourceVersions of one resource are
+        numbers that grow (KEP-5504).
+        """
+        held = self._versions.get(key, "")
+        if not held or (held.isdigit() and version.isdigit() and int(version) > int(held)):
+            self._put(key, version, item)
+
     async def run(self) -> None:
         """Keep the objects current until cancelled."""
         wait, version, why = BACKOFF_LEAST, "", "start"
@@ -163,9 +173,14 @@ class Reflector(Generic[Item]):
             self.statistics.events += 1
             if event.type == "DELETED":
                 self._remove(key)
-            else:
+            elif not self._older(key, version):
                 self._put(key, version, self._decode(data))
         return version
+
+    def _older(self, key: str, version: str) -> bool:
+        """Tell whether an own write was already seen that this event comes before."""
+        held = self._versions.get(key, "")
+        return held.isdigit() and version.isdigit() and int(version) < int(held)
 
     def _put(self, key: str, version: str, item: Item) -> None:
         old = self.items.get(key)
