@@ -152,8 +152,13 @@ def _assignments(
     found = []
     for index, subtask in enumerate(graph.subtasks):
         here, utility = int(state[index]), total[index]
-        order = _best(utility, here, shortlist if subtask.server is None else 1)
-        runner = order[1] if len(order) > 1 else None
+        runner = _best(utility, here, 2)[1:]
+        # A pod's requests are fixed when it is created: only servers where the subtask asks for
+        # the same can take its place.
+        taken = problem.demand[index, problem.kind]
+        alike = (taken == taken[here]).all(axis=1)
+        count = shortlist if subtask.server is None else 1
+        order = _best(np.where(alike, utility, -np.inf), here, count)
         found.append(
             Assignment(
                 subtask=subtask.name,
@@ -162,8 +167,8 @@ def _assignments(
                 start=Seconds(float(solution.times.start[index])),
                 terms=Terms(*(float(part[index, here]) for part in parts)),
                 shortlist=tuple(problem.servers[server] for server in order),
-                runner_up=None if runner is None else problem.servers[runner],
-                regret=0.0 if runner is None else float(utility[here] - utility[runner]),
+                runner_up=problem.servers[runner[0]] if runner else None,
+                regret=float(utility[here] - utility[runner[0]]) if runner else 0.0,
             )
         )
     return tuple(found)
