@@ -177,7 +177,7 @@ def _symmetric(dynamics: Dynamics, root: Floats) -> Floats:
 def _first_integral(values: Floats, horizon: float) -> Floats:
     """Return ∫₀ᵗ exp(v s) ds for each v; its series where v t is tiny."""
     small = np.abs(values * horizon) < 1e-8
-    safe = np.where(small, 1.0, values)
+    safe = np.where(small, -1.0, values)
     series = horizon * (1 + values * horizon / 2)
     return np.where(small, series, np.expm1(safe * horizon) / safe)
 
@@ -185,6 +185,6 @@ def _first_integral(values: Floats, horizon: float) -> Floats:
 def _second_integral(values: Floats, horizon: float) -> Floats:
     """Return ∫₀ᵗ ∫₀ˢ exp(v u) du ds for each v; its series where v t is tiny."""
     small = np.abs(values * horizon) < 1e-5
-    safe = np.where(small, 1.0, values)
+    safe = np.where(small, -1.0, values)
     series = horizon**2 / 2 * (1 + values * horizon / 3)
     return np.where(small, series, (np.expm1(safe * horizon) - safe * horizon) / safe**2)

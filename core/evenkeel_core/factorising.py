@@ -26,8 +26,10 @@ RIDGE = 1e-4
 """Pulls factors of barely measured rows to zero, that is to the means."""
 SWEEPS = 50
 """Of alternating least squares at most."""
-SETTLED = 1e-7
-"""Relative change of the residual at which the sweeps stop."""
+SETTLED = 1e-3
+"""Relative change of the squared residual at which the sweeps stop."""
+NOTHING = 1e-18
+"""Mean square of log seconds that is rounding, not a difference."""
 DECIMALS = 9
 """Of log seconds that must agree for two rows to be factorised as one."""
 ALIKE = 0.02
@@ -159,45 +161,45 @@ class _Fit:
 
 
 def _fit(matrix: Floats, known: Mask, energy: float, max_rank: int) -> _Fit:
-    """Fit means and factors, the rank by what the last fit says of the gaps."""
+    """Fit means and factors, of the smallest rank that explains the energy."""
     weight = known.astype(float)
     left, right = _alternate(matrix, weight, np.zeros((matrix.shape[1], 1)))
+    centred = np.where(known, matrix - left[:, -1:] - right[:, -1], 0.0)
+    highest = min(max_rank, *matrix.shape)
+    if np.sum(centred**2) <= NOTHING * matrix.size:
+        return _Fit(left, right, 1)
+    if known.all():
+        squares, vectors = _principal(centred)
+        share = np.cumsum(squares) / squares.sum()
+        rank = min(highest, int(np.searchsorted(share, energy - 1e-12)) + 1)
+        vectors = vectors[:, :rank]
+        return _Fit(_join(centred @ vectors, left[:, -1]), _join(vectors, right[:, -1]), rank)
     between = np.zeros_like(matrix)
     rank = 0
-    for _ in range(3):
-        centred = np.where(known, matrix - left[:, -1:] - right[:, -1], between)
-        vectors, chosen = _principal(centred, energy, max_rank)
-        if chosen == rank:
-            break
-        rank = chosen
-        if known.all():
-            left, right = _join(centred @ vectors, left[:, -1]), _join(vectors, right[:, -1])
-            break
+    for rank in range(1, highest + 1):
+        filled = np.where(known, matrix - left[:, -1:] - right[:, -1], between)
+        vectors = _principal(filled)[1][:, :rank]
         left, right = _alternate(matrix, weight, _join(vectors, right[:, -1]))
         between = left[:, :-1] @ right[:, :-1].T
+        residual = matrix - left[:, -1:] - right[:, -1] - between
+        if _share(np.where(known, residual, 0.0), centred) >= energy - 1e-12:
+            break
     return _Fit(left, right, rank)
 
 
-def _principal(matrix: Floats, energy: float, max_rank: int) -> tuple[Floats, int]:
-    """Return the leading right singular vectors, as many as explain the energy, at least one.
+def _principal(matrix: Floats) -> tuple[Floats, Floats]:
+    """Return the squared singular values, largest first, and the right singular vectors.
 
     Through the smaller of the two Gram matrices; signs are fixed by the largest component.
     """
     wide = matrix.shape[0] < matrix.shape[1]
     squares, vectors = np.linalg.eigh(matrix @ matrix.T if wide else matrix.T @ matrix)
     squares, vectors = squares[::-1].clip(min=0.0), vectors[:, ::-1]
-    total = float(squares.sum())
-    # Beyond the rounding of the Gram matrix nothing is left to explain.
-    if total <= 1e-18 * max(1, matrix.size):
-        return np.zeros((matrix.shape[1], 1)), 1
-    rank = int(np.searchsorted(np.cumsum(squares) / total, energy - 1e-12)) + 1
-    rank = min(rank, max_rank, squares.size)
-    vectors = vectors[:, :rank]
     if wide:
-        vectors = matrix.T @ vectors / np.sqrt(np.maximum(squares[:rank], 1e-300))
+        vectors = matrix.T @ vectors / np.sqrt(np.maximum(squares, 1e-300))
     largest = np.argmax(np.abs(vectors), axis=0)
-    signed: Floats = vectors * np.sign(vectors[largest, np.arange(rank)])
-    return signed, rank
+    signs = np.where(vectors[largest, np.arange(largest.size)] < 0, -1.0, 1.0)
+    return squares, vectors * signs
 
 
 def _alternate(
@@ -212,7 +214,7 @@ def _alternate(
         columns = _solve((matrix - rows[:, -1:]).T, weight.T, rows[:, :-1])
         fitted = rows[:, :-1] @ columns[:, :-1].T + rows[:, -1:] + columns[:, -1]
         after = float(np.sum((weight * (matrix - fitted)) ** 2))
-        if before - after <= SETTLED * before or after < 1e-20 * matrix.size:
+        if after >= (1 - SETTLED) * before or after <= NOTHING * matrix.size:
             break
         before = after
     return rows, columns
@@ -220,20 +222,19 @@ def _alternate(
 
 def _solve(target: Floats, weight: Floats, fixed: Floats) -> Floats:
     """Return each row's ridge solution against fixed factors, its mean last and unpenalised."""
-    regressors: Floats = _with_one(fixed)
+    regressors = _with_one(fixed)
     size = regressors.shape[1]
-    pairs = (regressors[:, :, None] * regressors[:, None, :]).reshape(len(regressors), -1)
-    gram: Floats = (weight @ pairs).reshape(-1, size, size)
-    ridge = np.full(size, RIDGE)
-    ridge[-1] = 1e-12  # the mean gets a trace of it, for rows of which nothing is known
-    gram += np.diag(ridge)
+    pairs = (regressors[:, :, None] * regressors[:, None, :]).reshape(len(regressors), size * size)
+    # The mean gets a trace of ridge, for rows of which nothing is known.
+    ridge = np.array([RIDGE] * (size - 1) + [1e-12])
+    gram = (weight @ pairs).reshape(-1, size, size) + np.diag(ridge)
     side = (weight * target) @ regressors
-    solved: Floats = np.linalg.solve(gram, side[:, :, None])[:, :, 0]
-    return solved
+    solved: Floats = np.asarray(np.linalg.solve(gram, side[:, :, None]), dtype=np.float64)
+    return solved[:, :, 0]
 
 
 def _with_one(factors: Floats) -> Floats:
-    return np.append(factors, np.ones((len(factors), 1)), axis=1)
+    return _join(factors, np.ones(len(factors)))
 
 
 def _join(factors: Floats, means: Floats) -> Floats:
@@ -243,7 +244,7 @@ def _join(factors: Floats, means: Floats) -> Floats:
 def _share(residual: Floats, energy: Floats) -> float:
     """Return the share of the energy that is not in the residual; 1 where there is none."""
     total = float(np.sum(energy**2))
-    if total <= 1e-12 * max(1, energy.size):
+    if total <= NOTHING * energy.size:
         return 1.0
     return max(0.0, 1.0 - float(np.sum(residual**2)) / total)
 
