@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import networkx as nx
-
 from evenkeel_core.jobs import Constraints
 from evenkeel_core.quantities import Bytes, Vector, Work
 
@@ -60,12 +58,3 @@ class TaskGraph:
 
     subtasks: tuple[Subtask, ...]
     edges: tuple[Edge, ...] = ()
-
-    def digraph(self) -> "nx.DiGraph[str]":
-        """Return the dependencies as a networkx graph over subtask names."""
-        graph: nx.DiGraph[str] = nx.DiGraph()
-        graph.add_nodes_from(subtask.name for subtask in self.subtasks)
-        graph.add_weighted_edges_from(
-            ((edge.source, edge.target, edge.data) for edge in self.edges), weight="bytes"
-        )
-        return graph
