@@ -57,6 +57,7 @@ class Reason(StrEnum):
 
     # Life of a job.
     ACCEPTED = "Accepted", "the job can be worked on"
+    NOT_ACCEPTED = "NotAccepted", "the job breaks a rule that the API server can not check"
     SUSPENDED = "Suspended", "spec.suspend is true"
     WAITING = "Waiting", "subtasks wait for their dependencies or for room"
     ALL_BOUND = "AllBound", "every subtask has been given to its server"

@@ -1,0 +1,115 @@
+"""``python -m evenkeel_operator``: reconciles InferenceJobs while it leads."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import uuid
+from pathlib import Path
+
+from prometheus_client import start_http_server
+
+from evenkeel_kube import names
+from evenkeel_kube.client import ApiError, Client, NotFound, path
+from evenkeel_kube.configuration import Configuration, ConfigurationError, load
+from evenkeel_operator import metrics
+from evenkeel_operator.leading import Election, LeadershipLostError
+from evenkeel_operator.running import Operator
+from evenkeel_operator.settings import Settings
+
+log = logging.getLogger("evenkeel_operator")
+
+FAILED = 1
+USAGE = 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(
+        prog="python -m evenkeel_operator",
+        description="Reconciles InferenceJobs into pods. One of several acts, elected by a Lease.",
+    )
+    default = Settings()
+    found.add_argument("--kubeconfig", type=Path, help="default: KUBECONFIG, or in-cluster")
+    found.add_argument("--lease-namespace", default=default.namespace)
+    found.add_argument("--mode", choices=("shortlist", "open", "pin"), default=default.mode)
+    found.add_argument("--scheduler-name", default=names.SCHEDULER)
+    found.add_argument("--simulator-image", default=default.simulator_image)
+    found.add_argument("--metrics-port", type=int, default=0, help="0 serves no metrics")
+    found.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING"))
+    return found
+
+
+async def lead(configuration: Configuration, settings: Settings) -> None:
+    """Wait for the Lease, then work until it is lost or a signal comes."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with Client(configuration) as api:
+        await _namespace(api, settings.namespace)
+        election = Election(api, settings.namespace, settings.lease, settings.identity)
+        working = asyncio.create_task(_work(api, election, settings))
+        stopping = asyncio.create_task(stopped.wait())
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        working.cancel()
+        try:
+            await working
+        except asyncio.CancelledError:
+            await election.resign()
+
+
+async def _work(api: Client, election: Election, settings: Settings) -> None:
+    await election.acquire()
+    metrics.LEADER.set(1)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(election.keep())
+        tasks.create_task(Operator(api, settings).run())
+
+
+async def _namespace(api: Client, name: str) -> None:
+    """Make the namespace of the Lease, where it is missing and we may."""
+    try:
+        await api.get(path("v1", "namespaces", None, name))
+    except NotFound:
+        await api.create(path("v1", "namespaces"), {"metadata": {"name": name}})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the operator."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(
+        level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    if options.kubeconfig is not None:
+        os.environ["KUBECONFIG"] = str(options.kubeconfig)  # where kopf looks for credentials
+    settings = Settings(
+        mode=options.mode,
+        scheduler=options.scheduler_name,
+        simulator_image=options.simulator_image,
+        namespace=options.lease_namespace,
+        identity=f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
+    )
+    try:
+        configuration = load(options.kubeconfig)
+        if options.metrics_port:
+            start_http_server(options.metrics_port)
+        asyncio.run(lead(configuration, settings))
+    except ConfigurationError as error:
+        sys.stderr.write(f"evenkeel operator: {error}\n")
+        return USAGE
+    except (LeadershipLostError, ApiError) as error:
+        log.error("%s", error)
+        return FAILED
+    except BaseExceptionGroup as group:
+        for inner in group.exceptions:
+            log.error("%s: %s", type(inner).__name__, inner)
+        return FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""What a pass looks at: reflectors' caches into one immutable snapshot."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from evenkeel_core.quantities import Vector
+from evenkeel_core.releasing import Occupied
+from evenkeel_core.servers import Server
+from evenkeel_kube import client, names, nodes, plans, reflecting
+from evenkeel_kube.client import Client
+from evenkeel_operator import following
+
+Object = dict[str, Any]
+
+
+def decode_pod(data: bytes) -> Object:
+    """Decode a pod without what is large and never looked at."""
+    pod: Object = msgspec.json.decode(data)
+    pod["metadata"].pop("managedFields", None)
+    return pod
+
+
+class Caches:
+    """The reflectors of the operator."""
+
+    def __init__(self, api: Client, changed: Callable[[], None]) -> None:
+        def watch(
+            where: str, params: Mapping[str, str] | None = None
+        ) -> reflecting.Reflector[Object]:
+            return reflecting.Reflector(
+                api, where, decode_pod, params=params, on_change=lambda *_: changed()
+            )
+
+        self.pods = watch(client.path("v1", "pods"))
+        self.nodes = watch(client.path("v1", "nodes"))
+        self.profiles = watch(client.path(names.API_VERSION, "serverprofiles"))
+        self.plans = watch(
+            client.path("v1", "configmaps"), {"labelSelector": f"{names.LABEL_PLAN}=true"}
+        )
+        self.priorities = watch(client.path("scheduling.k8s.io/v1", "priorityclasses"))
+
+    def all(self) -> tuple[reflecting.Reflector[Object], ...]:
+        """Return every reflector."""
+        return (self.pods, self.nodes, self.profiles, self.plans, self.priorities)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The cluster as one pass sees it."""
+
+    servers: Mapping[str, Server]
+    by_job: Mapping[str, tuple[Object, ...]]
+    """Uid of the job to its pods."""
+    own: tuple[Object, ...]
+    """Every pod of every job."""
+
+    def signature(self) -> int:
+        """Return a number that changes when it may pay to plan a refused job anew."""
+        return hash(
+            tuple(
+                (
+                    server.name,
+                    tuple(sorted(server.plannable.items())),
+                    tuple(sorted(server.labels.items())),
+                    server.taints,
+                    server.ready,
+                    server.schedulable,
+                    server.accelerators,
+                    server.models,
+                )
+                for server in self.servers.values()
+            )
+        )
+
+
+def snapshot(caches: Caches) -> Snapshot:
+    """Return the caches as they are now."""
+    every = list(caches.pods.items.values())
+    found = nodes.servers(
+        list(caches.nodes.items.values()), list(caches.profiles.items.values()), every
+    )
+    own = tuple(pod for pod in every if nodes.ours(pod))
+    by_job: dict[str, list[Object]] = {}
+    for pod in own:
+        by_job.setdefault(pod["metadata"]["labels"][names.LABEL_JOB_UID], []).append(pod)
+    return Snapshot(
+        {server.name: server for server in found},
+        {uid: tuple(found) for uid, found in by_job.items()},
+        own,
+    )
+
+
+def place(pod: Object) -> str | None:
+    """Return the server a pod is on, or has a reservation on because its gate fell."""
+    if following.terminal(pod):
+        return None
+    node = following.bound(pod)
+    if node is not None:
+        return node
+    gates = pod["spec"].get("schedulingGates") or ()
+    reserved = not any(gate["name"] == names.GATE for gate in gates)
+    return following.planned(pod) if reserved else None
+
+
+def occupied(own: tuple[Object, ...], scales: Mapping[str, float], now: float) -> list[Occupied]:
+    """Return what our bound and released pods take, and when they should end.
+
+    Parameters
+    ----------
+    own : tuple
+        Every pod of every job.
+    scales : mapping
+        Uid of a job to its simulated seconds in one real second.
+    now : float
+        Seconds since the epoch.
+    """
+    found = []
+    for pod in own:
+        where = place(pod)
+        if where is None:
+            continue
+        uid = pod["metadata"]["labels"][names.LABEL_JOB_UID]
+        seconds = following.number(pod, names.ANNOTATION_SECONDS) / scales.get(uid, 1.0)
+        began = pod.get("status", {}).get("startTime")
+        ran = following.seconds_since(began, now)
+        found.append(Occupied(where, nodes.pod_demand(pod["spec"]), max(0.0, seconds - ran)))
+    return found
+
+
+def loads(own: tuple[Object, ...], without: str) -> dict[str, float]:
+    """Return the reference seconds that the pods of all jobs but one commit to each server."""
+    found: dict[str, float] = {}
+    for pod in own:
+        if following.terminal(pod) or pod["metadata"]["labels"][names.LABEL_JOB_UID] == without:
+            continue
+        where = following.bound(pod) or following.planned(pod)
+        work = following.number(pod, names.ANNOTATION_WORK)
+        found[where] = found.get(where, 0.0) + work
+    return found
+
+
+def room(servers: Mapping[str, Server]) -> dict[str, Vector]:
+    """Return what our pods may use of each server that may be used at all."""
+    return {
+        name: server.plannable
+        for name, server in servers.items()
+        if server.ready and server.schedulable
+    }
+
+
+def record(config_map: Object | None) -> plans.Record | None:
+    """Return the plan of a ConfigMap; None where there is none that can be read."""
+    text = ((config_map or {}).get("binaryData") or {}).get(plans.KEY)
+    if not text:
+        return None
+    try:
+        return plans.decode(text)
+    except plans.RecordError:
+        return None

@@ -1,0 +1,135 @@
+"""Leader election by a Lease: one operator acts, the others stand by, a lost one exits.
+
+Expiry is judged by when we last saw the Lease change, on our own clock: the times in it were
+written by another machine's clock and are never compared with ours.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from evenkeel_kube.client import ApiError, Client, Conflict, NotFound, Object, path
+from evenkeel_operator.reporting import stamp
+
+log = logging.getLogger(__name__)
+
+DURATION = 15.0
+"""Seconds a Lease holds without renewal."""
+RENEW = 5.0
+"""Seconds between renewals."""
+EXIT_AFTER = 10.0
+"""Seconds without a successful renewal after which the leader stops: before the Lease ends."""
+RETRY = 1.0
+
+
+class LeadershipLostError(Exception):
+    """Another may lead now: this process must exit at once."""
+
+
+class Election:
+    """One candidate for one Lease."""
+
+    def __init__(
+        self,
+        client: Client,
+        namespace: str,
+        name: str,
+        identity: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._collection = path("coordination.k8s.io/v1", "leases", namespace)
+        self._where = path("coordination.k8s.io/v1", "leases", namespace, name)
+        self._name, self._namespace, self._identity = name, namespace, identity
+        self._clock = clock
+        self._seen: tuple[str, float] = ("", 0.0)
+
+    async def acquire(self) -> None:
+        """Wait until this process leads."""
+        while True:
+            try:
+                if await self._try():
+                    log.info("leading as %s", self._identity)
+                    return
+            except ApiError as error:
+                log.warning("lease: %s", error)
+            await asyncio.sleep(RETRY)
+
+    async def _try(self) -> bool:
+        try:
+            lease = await self._client.get(self._where)
+        except NotFound:
+            try:
+                await self._client.create(self._collection, self._lease({}))
+            except Conflict:
+                return False
+            return True
+        spec = lease.get("spec") or {}
+        holder = spec.get("holderIdentity") or ""
+        version = lease["metadata"]["resourceVersion"]
+        if version != self._seen[0]:
+            self._seen = (version, self._clock())
+        duration = float(spec.get("leaseDurationSeconds") or DURATION)
+        expired = self._clock() - self._seen[1] > duration
+        if holder and holder != self._identity and not expired:
+            return False
+        return await self._take(lease)
+
+    async def _take(self, lease: Object) -> bool:
+        try:
+            await self._client.replace(self._where, self._lease(lease))
+        except Conflict:
+            return False
+        return True
+
+    def _lease(self, lease: Object) -> Object:
+        spec = lease.get("spec") or {}
+        changes = int(spec.get("leaseTransitions") or 0)
+        changed = spec.get("holderIdentity") != self._identity
+        now = stamp(time.time()).replace("Z", ".000000Z")
+        return {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": lease.get("metadata") or {"name": self._name, "namespace": self._namespace},
+            "spec": {
+                "holderIdentity": self._identity,
+                "leaseDurationSeconds": int(DURATION),
+                "acquireTime": now if changed else spec.get("acquireTime", now),
+                "renewTime": now,
+                "leaseTransitions": changes + 1 if changed and spec else changes,
+            },
+        }
+
+    async def keep(self) -> None:
+        """Renew until the Lease is lost.
+
+        Raises
+        ------
+        LeadershipLostError
+            If another holds the Lease, or it could not be renewed for too long.
+        """
+        renewed = self._clock()
+        while True:
+            await asyncio.sleep(RENEW if self._clock() - renewed < RENEW * 1.5 else RETRY)
+            try:
+                lease = await self._client.get(self._where)
+                if (lease.get("spec") or {}).get("holderIdentity") != self._identity:
+                    raise LeadershipLostError("another operator holds the Lease")
+                if await self._take(lease):
+                    renewed = self._clock()
+            except ApiError as error:
+                log.warning("lease: %s", error)
+            if self._clock() - renewed > EXIT_AFTER:
+                raise LeadershipLostError(f"the Lease could not be renewed for {EXIT_AFTER:.0f} s")
+
+    async def resign(self) -> None:
+        """Give the Lease back, so that the next need not wait for its end."""
+        try:
+            lease = await self._client.get(self._where)
+            if (lease.get("spec") or {}).get("holderIdentity") == self._identity:
+                lease["spec"]["holderIdentity"] = ""
+                await self._client.replace(self._where, lease)
+        except ApiError as error:
+            log.info("lease not given back: %s", error)

@@ -1,0 +1,465 @@
+"""The loop: gather, decide, act, for all jobs in one pass.
+
+Level-triggered: an event only wakes the loop. What a pass needs is in the API server; what this
+process remembers beside it (inputs already read, plans that could not be made, jobs as last
+written) only saves work.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import kopf
+import msgspec
+
+from evenkeel_core import admitting, planning, releasing
+from evenkeel_core.jobs import Job
+from evenkeel_core.plans import Plan, Refusal
+from evenkeel_core.reasons import Reason
+from evenkeel_kube import client, jobs, names, plans
+from evenkeel_kube.client import ApiError, Client
+from evenkeel_operator import deciding, following, gathering, handlers, metrics, reporting
+from evenkeel_operator.acting import JOBS, Actor
+from evenkeel_operator.deciding import Decision, View
+from evenkeel_operator.gathering import Caches, Snapshot
+from evenkeel_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+
+RELIST = 60.0
+"""Seconds between looks for jobs that vanished while kopf was not watching."""
+STATUS_EVERY = 1.0
+"""Seconds between two writes of mere counts of one job."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is remembered of one job between passes, to save work."""
+
+    lines: Sequence[str] | None = None
+    refusals: tuple[Refusal, ...] = ()
+    signature: int = 0
+    wrote: float = 0.0
+    status: Object = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
+
+
+class Operator:
+    """The reconciling loop of one leader."""
+
+    def __init__(
+        self,
+        api: Client,
+        settings: Settings,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._api = api
+        self._settings = settings
+        self._now = now
+        self._wake = asyncio.Event()
+        self._jobs: dict[str, Object] = {}
+        self._memory: dict[str, Memory] = {}
+        self._caches = Caches(api, self._wake.set)
+        self._actor = Actor(api, self._caches, settings.concurrency)
+        self._listed = 0.0
+        self._synced = False
+        self.passed = 0.0
+        """Monotonic time at which the last pass ended well."""
+
+    # Watching
+
+    def seen(self, kind: str, job: Object) -> None:
+        """Take over a job as kopf saw it."""
+        key = _key(job)
+        if kind == "DELETED":
+            self._jobs.pop(key, None)
+        else:
+            self._keep(job)
+        self._wake.set()
+
+    def _keep(self, job: Object) -> None:
+        key = _key(job)
+        held = self._jobs.get(key)
+        if held is None or _version(job) >= _version(held):
+            job["metadata"].pop("managedFields", None)
+            self._jobs[key] = job
+
+    async def run(self) -> None:
+        """Watch and reconcile until cancelled; ends with an error if a watcher does."""
+        async with asyncio.TaskGroup() as tasks:
+            for reflector in self._caches.all():
+                tasks.create_task(reflector.run())
+            for reflector in self._caches.all():
+                await reflector.synced.wait()
+            await self._relist()
+            tasks.create_task(self._watch_jobs())
+            tasks.create_task(self._loop())
+
+    async def _watch_jobs(self) -> None:
+        await kopf.operator(
+            registry=handlers.registry(self.seen),
+            settings=handlers.settings(),
+            standalone=True,
+            clusterwide=True,
+        )
+        raise RuntimeError("the watch of InferenceJobs ended")
+
+    async def _relist(self) -> None:
+        """Forget jobs that vanished while nobody was watching."""
+        found, _ = await self._api.list(client.path(names.API_VERSION, JOBS))
+        there = {_key(job): job["metadata"]["uid"] for job in found}
+        for key in [k for k, job in self._jobs.items() if there.get(k) != job["metadata"]["uid"]]:
+            del self._jobs[key]
+        for job in found:
+            job.setdefault("apiVersion", names.API_VERSION)
+            job.setdefault("kind", "InferenceJob")
+            self._keep(job)
+        self._listed = time.monotonic()
+
+    async def _loop(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.resync):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            await asyncio.sleep(self._settings.settle)
+            self._wake.clear()
+            began = time.monotonic()
+            try:
+                if began - self._listed > RELIST:
+                    await self._relist()
+                await self._pass()
+                self.passed = time.monotonic()
+                metrics.PASSES.labels("ok").inc()
+            except ApiError as error:
+                metrics.PASSES.labels("error").inc()
+                log.warning("pass: %s", error)
+                await asyncio.sleep(self._settings.resync)
+            metrics.PASS_SECONDS.observe(time.monotonic() - began)
+
+    # One pass: gather, decide, act
+
+    async def _pass(self) -> None:
+        now = self._now()
+        snapshot = gathering.snapshot(self._caches)
+        views = await self._views(snapshot)
+        decisions = {
+            key: deciding.decide(view, snapshot.servers, now, self._settings)
+            for key, view in views.items()
+        }
+        await self._plan(views, decisions, snapshot)
+        await self._record(views, decisions)
+        await self._act(views, decisions, now)
+        await self._release(views, decisions, snapshot, now)
+        await self._orphans(snapshot)
+        metrics.JOBS.set(len(views))
+
+    async def _views(self, snapshot: Snapshot) -> dict[str, View]:
+        signature = snapshot.signature()
+        live = {job["metadata"]["uid"] for job in self._jobs.values()}
+        for uid in [uid for uid in self._memory if uid not in live]:
+            del self._memory[uid]
+        queued = []
+        records: dict[str, plans.Record | None] = {}
+        for key, job in self._jobs.items():
+            records[key] = self._recorded(job)
+            if not reporting.finished(job):
+                queued.append(self._queued(key, job, records[key]))
+        admitted = admitting.admitted(queued)
+        positions = {item.key: place for place, item in enumerate(admitting.queue(queued))}
+        views = {}
+        for key in sorted(self._jobs, key=lambda key: (positions.get(key, len(positions)), key)):
+            job = self._jobs[key]
+            if job["metadata"].get("deletionTimestamp"):
+                continue
+            memory = self._memory.setdefault(job["metadata"]["uid"], Memory())
+            if memory.signature != signature:
+                memory.refusals, memory.signature = (), signature
+            read, problem = await self._read(job, memory)
+            views[key] = View(
+                manifest=job,
+                job=read,
+                problem=problem,
+                record=records[key],
+                pods=snapshot.by_job.get(job["metadata"]["uid"], ()),
+                refusals=memory.refusals,
+                admitted=key in admitted,
+                position=positions.get(key, 0),
+            )
+        return views
+
+    def _recorded(self, job: Object) -> plans.Record | None:
+        """Return the plan on record, if it is of this job and not of a namesake's."""
+        metadata = job["metadata"]
+        found = self._caches.plans.items.get(
+            f"{metadata['namespace']}/{plans.name(metadata['name'])}"
+        )
+        if found is None or found["metadata"]["labels"].get(names.LABEL_JOB_UID) != metadata["uid"]:
+            return None
+        return gathering.record(found)
+
+    def _queued(self, key: str, job: Object, record: plans.Record | None) -> admitting.Queued:
+        return admitting.Queued(
+            key=key,
+            priority=self._priority(job),
+            created=job["metadata"]["creationTimestamp"],
+            subtasks=len(record.plan.assignments) if record else 1,
+            suspended=bool(job["spec"].get("suspend")),
+        )
+
+    def _priority(self, job: Object) -> int:
+        name = job["spec"].get("priorityClassName")
+        classes = self._caches.priorities.items
+        if name:
+            return int(classes.get(name, {}).get("value", 0))
+        return next((int(c["value"]) for c in classes.values() if c.get("globalDefault")), 0)
+
+    async def _read(
+        self, job: Object, memory: Memory
+    ) -> tuple[Job | None, tuple[Reason, str] | None]:
+        """Return the job as the core sees it, or why it can't be seen yet."""
+        if reporting.finished(job):
+            return None, None
+        given = job["spec"].get("input") or {}
+        if given.get("persistentVolumeClaim"):
+            message = "input on a claim is read by the feeder, which this release does not have"
+            return None, (Reason.INSPECTING, message)
+        reference = given.get("configMapRef")
+        if reference and memory.lines is None:
+            memory.lines, missing = await self._lines(job, reference)
+            if missing:
+                return None, (Reason.INSPECTING, missing)
+        try:
+            read = jobs.job(job, priority=self._priority(job), lines=memory.lines)
+        except jobs.UnknownModel as error:
+            return None, (Reason.MODEL_UNKNOWN, str(error))
+        except jobs.InvalidJob as error:
+            return None, (Reason.NOT_ACCEPTED, str(error))
+        reason = deciding.unavailable(read)
+        return (read, None) if reason is None else (None, (Reason.ENGINE_UNAVAILABLE, reason))
+
+    async def _lines(
+        self, job: Object, reference: Mapping[str, str]
+    ) -> tuple[list[str] | None, str]:
+        namespace, name = job["metadata"]["namespace"], reference["name"]
+        key = reference.get("key", "requests.jsonl")
+        found = await self._actor.config_map(namespace, name)
+        if found is None:
+            return None, f"input.configMapRef: there is no ConfigMap {namespace}/{name}"
+        text = (found.get("data") or {}).get(key)
+        if text is None:
+            return None, f"input.configMapRef: ConfigMap {namespace}/{name} has no key {key}"
+        try:
+            return jobs.request_lines(text), ""
+        except jobs.InvalidJob as error:
+            return None, str(error)
+
+    # Planning
+
+    async def _plan(
+        self, views: Mapping[str, View], decisions: Mapping[str, Decision], snapshot: Snapshot
+    ) -> None:
+        """Make the plans that are asked for; in a thread, for the loop has a Lease to renew."""
+        for key, decision in decisions.items():
+            view = views[key]
+            if view.job is None or not (decision.plan or decision.replan):
+                continue
+            uid = view.manifest["metadata"]["uid"]
+            loads = gathering.loads(snapshot.own, uid)
+            servers = list(snapshot.servers.values())
+            began = time.monotonic()
+            if decision.plan:
+                made = await asyncio.to_thread(planning.plan, view.job, servers, loads)
+            else:
+                made = await asyncio.to_thread(_replan, view, decision, servers, loads)
+            metrics.PLAN_SECONDS.observe(time.monotonic() - began)
+            self._take_over(view, decision, made)
+
+    def _take_over(self, view: View, decision: Decision, made: Plan) -> None:
+        memory = self._memory[view.manifest["metadata"]["uid"]]
+        if not made.feasible:
+            memory.refusals = made.refusals
+            reason, message = reporting.refused(made.refusals)
+            decision.events.append(("Warning", reason, message))
+            self._wake.set()
+            return
+        memory.refusals = ()
+        if decision.plan:
+            decision.record = plans.Record(1, made)
+            seconds = f"{made.makespan:.0f} s"
+            message = f"{len(made.assignments)} subtasks planned, predicted {seconds}"
+            decision.events.append(("Normal", str(Reason.PLANNED), message))
+        elif decision.record is not None:
+            decision.record = msgspec.structs.replace(
+                decision.record, plan=made, revision=decision.record.revision + 1
+            )
+
+    async def _record(self, views: Mapping[str, View], decisions: Mapping[str, Decision]) -> None:
+        for key, decision in decisions.items():
+            if decision.record is None:
+                continue
+            job = views[key].manifest
+            metadata = job["metadata"]
+            before = self._caches.plans.items.get(
+                f"{metadata['namespace']}/{plans.name(metadata['name'])}"
+            )
+            await self._actor.record(job, decision.record, before)
+            self._wake.set()
+
+    # Acting
+
+    async def _act(
+        self, views: Mapping[str, View], decisions: Mapping[str, Decision], now: float
+    ) -> None:
+        errors: list[ApiError] = []
+        for key, decision in decisions.items():
+            await self._write_status(views[key].manifest, decision.status, now)
+        for key, decision in decisions.items():
+            errors += await self._actor.strip(decision.strip)
+            errors += await self._actor.delete(decision.delete)
+            errors += await self._create(views[key].manifest, decision, now)
+            for kind, reason, message in decision.events:
+                metrics.EVENTS.labels(reason).inc()
+                await self._actor.event(views[key].manifest, kind, reason, message, now)
+            if decision.remove:
+                await self._actor.remove(views[key].manifest)
+        for error in errors[:3]:
+            log.warning("write: %s", error)
+        if errors:
+            metrics.WRITE_ERRORS.inc(len(errors))
+
+    async def _create(self, job: Object, decision: Decision, now: float) -> list[ApiError]:
+        errors = await self._actor.create(decision.create)
+        invalid = next(
+            (e for e in errors if isinstance(e, client.Invalid | client.Forbidden)), None
+        )
+        if invalid is not None:
+            memory = self._memory[job["metadata"]["uid"]]
+            if invalid.message not in memory.told:
+                memory.told.add(invalid.message)
+                await self._actor.event(job, "Warning", "PodNotCreated", invalid.message, now)
+        if len(decision.create) >= self._settings.create_batch:
+            self._wake.set()
+        return errors
+
+    async def _write_status(self, job: Object, status: Object, now: float) -> None:
+        """Write what changed: transitions at once, mere counts now and then."""
+        if not status:
+            return
+        before = job.get("status") or {}
+        changed = {key: value for key, value in status.items() if before.get(key) != value}
+        if not changed:
+            return
+        memory = self._memory[job["metadata"]["uid"]]
+        counts = {"subtaskCounts", "requestCounts", "queuePosition", "conditions", "completed"}
+        urgent = changed.keys() - counts or _transitions(before, status)
+        if not urgent and now - memory.wrote < STATUS_EVERY:
+            return
+        written = await self._actor.status(job, changed)
+        memory.wrote = now
+        if written is None:
+            self._jobs.pop(_key(job), None)
+        else:
+            self._keep(written)
+        self._wake.set()
+
+    async def _release(
+        self,
+        views: Mapping[str, View],
+        decisions: Mapping[str, Decision],
+        snapshot: Snapshot,
+        now: float,
+    ) -> None:
+        """Open the gates that may fall: over all jobs, in the order of the queue."""
+        waiting = [
+            item
+            for decision in decisions.values()
+            for _, item in sorted(decision.waiting, key=lambda pair: (pair[0], pair[1].key))
+        ]
+        if not waiting:
+            return
+        scales = {
+            view.manifest["metadata"]["uid"]: float(
+                (view.manifest["spec"].get("runtime") or {}).get("timeScale") or 1.0
+            )
+            for view in views.values()
+        }
+        taken = gathering.occupied(snapshot.own, scales, now)
+        released = releasing.release(waiting, gathering.room(snapshot.servers), taken)
+        opened = []
+        for key in released.now:
+            job_key, _, group = key.rpartition("/")
+            opened += self._patches(views[job_key], group, now)
+        errors = await self._actor.open(opened)
+        for error in errors[:3]:
+            log.warning("release: %s", error)
+
+    def _patches(self, view: View, name: str, now: float) -> list[tuple[Object, list[Object]]]:
+        assert view.job is not None  # noqa: S101 - it has waiting groups
+        assert view.record is not None  # noqa: S101
+        record = view.record
+        group = next(g for g in deciding.groups(view.job, record) if g.name == name)
+        attempt = record.attempts.get(name, 1)
+        found = [
+            pod
+            for pod in view.pods
+            if pod["metadata"]["labels"][names.LABEL_GROUP] == name[:63].rstrip("-.")
+            and following.attempt(pod) == attempt
+        ]
+        shortlists = {
+            place.subtask[:63].rstrip("-."): place.shortlist[: self._settings.shortlist]
+            for place in group.assignments
+        }
+        return deciding.patches(found, shortlists, group.task, now, self._settings.mode)
+
+    async def _orphans(self, snapshot: Snapshot) -> None:
+        """Let the pods of jobs that are gone go, once the API server confirms that they are."""
+        live = {job["metadata"]["uid"] for job in self._jobs.values()}
+        for uid, found in snapshot.by_job.items():
+            held = [p for p in found if names.FINALIZER in p["metadata"].get("finalizers", ())]
+            if uid in live or not held or await self._actor.exists(held[0]):
+                continue
+            await self._actor.delete(p for p in held if not p["metadata"].get("deletionTimestamp"))
+            await self._actor.strip(held)
+
+
+def _replan(view: View, decision: Decision, servers: list[Any], loads: dict[str, float]) -> Plan:
+    assert view.job is not None  # noqa: S101 - the caller has looked
+    assert view.record is not None  # noqa: S101
+    kept = {subtask.group for subtask in view.record.plan.graph.subtasks} - set(decision.replan)
+    done = reporting.indexes((view.manifest.get("status") or {}).get("completed"))
+    open_groups = {
+        group.name
+        for group in deciding.groups(view.job, view.record)
+        if group.name in kept and group.index not in done
+    }
+    for server, work in planning.committed(view.record.plan, open_groups).items():
+        loads[server] = loads.get(server, 0.0) + work
+    return planning.replan(
+        view.job, view.record.plan, set(decision.replan), servers, loads, avoid=decision.replan
+    )
+
+
+def _transitions(before: Object, after: Object) -> bool:
+    """Tell whether the status of a condition changed."""
+
+    def statuses(status: Object) -> dict[str, str]:
+        return {c["type"]: c["status"] + c["reason"] for c in status.get("conditions") or ()}
+
+    return statuses(before) != statuses(after)
+
+
+def _key(job: Object) -> str:
+    return f"{job['metadata']['namespace']}/{job['metadata']['name']}"
+
+
+def _version(job: Object) -> int:
+    version = str(job["metadata"].get("resourceVersion", "0"))
+    return int(version) if version.isdigit() else 0
