@@ -40,6 +40,20 @@ def test_missing_entries_of_a_low_rank_matrix_are_completed(make_problem, seed, 
     assert np.quantile(error, 0.95) < 0.01
 
 
+@given(seed=seeds)
+@settings(max_examples=15, deadline=None)
+def test_the_gaps_of_a_noisy_matrix_are_not_filled_with_its_noise(make_problem, seed):
+    """Five percent of noise on rank 2: the rank must not grow to explain it."""
+    problem = make_problem(seed, tasks=60, servers=30, rank=2, measured=0.7, infeasible=0.05)
+    noise = np.exp(np.random.default_rng(seed).normal(0, 0.05, problem.compute.shape))
+    gaps = np.isfinite(problem.compute) & ~problem.measured
+
+    factors = factorise(replace(problem, compute=problem.compute * noise))
+
+    assert factors.rank <= 2
+    assert np.median(np.abs(factors.completed[gaps] / problem.compute[gaps] - 1)) < 0.05
+
+
 def test_measured_times_are_kept_and_impossible_pairs_stay_impossible(make_problem):
     problem = make_problem(1, tasks=20, servers=8, measured=0.6, infeasible=0.3)
 
