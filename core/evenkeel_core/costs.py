@@ -178,7 +178,7 @@ def load_seconds(model: Model, weights: float, server: Server) -> float:
 
     From the server's own disk where they are, else over its link as well: whichever is slower.
     """
-    if model.name in server.models:
+    if model.weights in server.models:
         return weights / server.load_bandwidth
     return weights / min(server.load_bandwidth, server.link_bandwidth)
 
@@ -243,7 +243,7 @@ def problem(
         resources=resources,
         cost=cost,
         compute=compute.copy(),
-        measured=np.asarray(feasible & believed[kind]),
+        measured=feasible & believed,
         demand=demand,
         kind=kind,
         capacity=_amounts([server.plannable for server in servers], resources),
@@ -356,10 +356,10 @@ def _seconds(
     kinds: Sequence[Server],
     kind: Ints,
 ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Return compute and load seconds (T, S), and which kinds are believed (K,)."""
-    compute = np.empty((len(graph.subtasks), len(kinds)))
-    load = np.zeros((len(graph.subtasks), len(kinds)))
-    known: dict[object, tuple[list[float], list[float]]] = {}
+    """Return compute and load seconds and which compute is believed, each (T, S)."""
+    shape = (len(graph.subtasks), len(kinds))
+    compute, load, belief = np.empty(shape), np.zeros(shape), np.ones(shape)
+    known: dict[object, tuple[list[float], list[float], list[float]]] = {}
     sets = _sets(graph)
     for index, subtask in enumerate(graph.subtasks):
         work = tasks[subtask.task].work
@@ -374,10 +374,8 @@ def _seconds(
         )
         if key not in known:
             known[key] = _inference(subtask, work, sets[subtask.group], kinds, servers)
-        compute[index], load[index] = known[key]
-    confident = [min(d.confidence for d in server.devices) for server in kinds]
-    believed = np.array(confident) >= MEASURED_FROM
-    return compute[:, kind], load[:, kind], believed
+        compute[index], load[index], belief[index] = known[key]
+    return compute[:, kind], load[:, kind], np.asarray(belief >= MEASURED_FROM)[:, kind]
 
 
 def _sets(graph: TaskGraph) -> dict[str, list[Subtask]]:
@@ -393,24 +391,27 @@ def _inference(
     members: Sequence[Subtask],
     kinds: Sequence[Server],
     servers: Sequence[Server],
-) -> tuple[list[float], list[float]]:
+) -> tuple[list[float], list[float], list[float]]:
+    """Return compute seconds, load seconds and belief on each kind of server."""
     part = tokens(work, *(subtask.requests or (0, work.requests.count)))
     if subtask.layers is not None:
         # A stage lasts as long as its set: the head needs every stage until the last token.
         by_name = {server.name: server for server in servers}
         seconds = set_seconds(work, part, members, by_name)
-        return [seconds] * len(kinds), [0.0] * len(kinds)
-    compute, load = [], []
+        return [seconds] * len(kinds), [0.0] * len(kinds), [1.0] * len(kinds)
+    compute, load, belief = [], [], []
     for server in kinds:
         variant = checks.variant(subtask, server)
         device = _device(variant, server)
         if variant is None or device is None:
             compute.append(np.inf)
             load.append(0.0)
+            belief.append(0.0)
             continue
         compute.append(compute_seconds(work, part, speed(device, server, variant)))
         load.append(load_seconds(work.model, work.model.bytes, server))
-    return compute, load
+        belief.append(device.confidence)
+    return compute, load, belief
 
 
 def _device(variant: Variant | None, server: Server) -> Device | None:

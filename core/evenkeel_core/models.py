@@ -43,6 +43,8 @@ class Model:
     """Stored weights of one expert of one layer."""
     context: int = 4096
     """Tokens it was trained for."""
+    weights: str = ""
+    """File name under which servers report these weights, quantisation included."""
 
     @property
     def bytes(self) -> Bytes:
@@ -50,7 +52,9 @@ class Model:
         return Bytes(self.layers * self.layer_bytes + self.embedding_bytes + self.head_bytes)
 
 
-def from_config(config: Mapping[str, Any], *, name: str, bits: float) -> Model:
+def from_config(
+    config: Mapping[str, Any], *, name: str, bits: float, weights: str | None = None
+) -> Model:
     """Make a model from the fields of its ``config.json``.
 
     Parameters
@@ -65,6 +69,8 @@ def from_config(config: Mapping[str, Any], *, name: str, bits: float) -> Model:
     name : str
     bits : float
         Stored bits per weight.
+    weights : str, optional
+        File name of the weights; by default what `name` ends with.
 
     Raises
     ------
@@ -104,6 +110,7 @@ def from_config(config: Mapping[str, Any], *, name: str, bits: float) -> Model:
         experts_used=shape.used,
         expert_bytes=Bytes(round(moe * expert * bits / 8 / layers)),
         context=shape.number("max_position_embeddings") or 4096,
+        weights=name.rpartition("/")[2] if weights is None else weights,
     )
 
 

@@ -88,7 +88,8 @@ def model(name: str, quantized: str | None = None) -> Model | None:
     for known in sorted(_models(), key=len, reverse=True):
         # What follows the name may say a tuning or a quantisation, never another size.
         if key == known or (key.startswith(known) and not key[len(known)].isdigit()):
-            return from_config(_models()[known], name=_models()[known]["model"], bits=bits(kind))
+            row = _models()[known]
+            return from_config(row, name=row["model"], bits=bits(kind), weights=stem)
     return None
 
 
