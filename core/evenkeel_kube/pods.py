@@ -246,7 +246,7 @@ def _simulator(
             }
         ],
     }
-    return spec, {"annotations": {names.ANNOTATION_RUN_SECONDS: f"{seconds:.3f}s"}}
+    return spec, {"annotations": {names.ANNOTATION_RUN_SECONDS: f"{seconds:.3f}"}}
 
 
 def _template(manifest: Mapping[str, Any], task: Task, subtask: Subtask) -> tuple[Object, Object]:

@@ -17,7 +17,7 @@ from evenkeel_kube.client import ApiError, Client, NotFound, path
 from evenkeel_kube.configuration import Configuration, ConfigurationError, load
 from evenkeel_operator import metrics
 from evenkeel_operator.leading import Election, LeadershipLostError
-from evenkeel_operator.running import Operator
+from evenkeel_operator.running import Operator, StoppedError
 from evenkeel_operator.settings import Settings
 
 log = logging.getLogger("evenkeel_operator")
@@ -45,20 +45,17 @@ def parser() -> argparse.ArgumentParser:
 
 async def lead(configuration: Configuration, settings: Settings) -> None:
     """Wait for the Lease, then work until it is lost or a signal comes."""
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with Client(configuration) as api:
         await _namespace(api, settings.namespace)
         election = Election(api, settings.namespace, settings.lease, settings.identity)
         working = asyncio.create_task(_work(api, election, settings))
-        stopping = asyncio.create_task(stopped.wait())
-        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        working.cancel()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, working.cancel)
         try:
             await working
-        except asyncio.CancelledError:
+        except* (asyncio.CancelledError, StoppedError):
+            log.info("stopping")
+        finally:
             await election.resign()
 
 
@@ -84,6 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(
         level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # kopf tells of every event; what the loop makes of them is told by the loop.
+    logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLogger().level))
     if options.kubeconfig is not None:
         os.environ["KUBECONFIG"] = str(options.kubeconfig)  # where kopf looks for credentials
     settings = Settings(

@@ -37,6 +37,10 @@ STATUS_EVERY = 1.0
 """Seconds between two writes of mere counts of one job."""
 
 
+class StoppedError(Exception):
+    """A signal asked this process to end."""
+
+
 @dataclass(slots=True)
 class Memory:
     """What is remembered of one job between passes, to save work."""
@@ -108,7 +112,8 @@ class Operator:
             standalone=True,
             clusterwide=True,
         )
-        raise RuntimeError("the watch of InferenceJobs ended")
+        # kopf takes the signals of the process for itself and returns when one came.
+        raise StoppedError
 
     async def _relist(self) -> None:
         """Forget jobs that vanished while nobody was watching."""
