@@ -112,3 +112,22 @@ def transfer(problem: Problem, source: Ints, target: Ints, data: Floats) -> Floa
     bandwidth = np.minimum(problem.link_bandwidth[source], problem.link_bandwidth[target])
     latency = problem.link_latency[source] + problem.link_latency[target]
     return np.where(source == target, 0.0, latency + data / bandwidth)
+
+
+def throughput(problem: Problem) -> Floats:
+    """Return the work a server does per second for these subtasks when it is kept full, (S,).
+
+    R_i of one job: a server that lends it one of its devices, or whose memory ends before its
+    processors do, has less for it than all its hardware adds up to. The mean is over the
+    subtasks it may run; `problem.rate` stays where it may run none.
+    """
+    may = np.isfinite(problem.cost)
+    size = np.maximum(problem.capacity, 1)
+    # One resource after the other: (T, S, R) at once would be the largest array of all.
+    share = np.zeros(problem.cost.shape)
+    for resource in range(len(problem.resources)):
+        taken = problem.demand[:, problem.kind, resource] / size[:, resource]
+        np.maximum(share, taken, out=share)
+    busy = np.sum(share * np.where(may, problem.cost, 0.0), axis=0)
+    work = np.sum(np.where(may, problem.work[:, None], 0.0), axis=0)
+    return np.where(busy > 0, work / np.where(busy > 0, busy, 1.0), problem.rate)
