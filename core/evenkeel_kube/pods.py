@@ -351,11 +351,11 @@ def _affinity(pod: Mapping[str, Any], terms: list[Object]) -> list[Object]:
     """Return the operations that add the terms, whatever of the path exists already."""
     wanted = {"nodeSelectorTerms": terms}
     affinity = pod["spec"].get("affinity")
-    if affinity is None:
+    if not affinity:
         return [
             {"op": "add", "path": "/spec/affinity", "value": {"nodeAffinity": {REQUIRED: wanted}}}
         ]
-    if affinity.get("nodeAffinity") is None:
+    if not affinity.get("nodeAffinity"):
         return [{"op": "add", "path": "/spec/affinity/nodeAffinity", "value": {REQUIRED: wanted}}]
     return [{"op": "add", "path": f"/spec/affinity/nodeAffinity/{REQUIRED}", "value": wanted}]
 

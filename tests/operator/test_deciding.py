@@ -1,0 +1,257 @@
+"""Given these objects, expect these actions."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from evenkeel_core.reasons import Reason
+from evenkeel_core.servers import Server
+from evenkeel_kube import names
+from evenkeel_operator import deciding, reporting
+from evenkeel_operator.deciding import Decision, View
+from evenkeel_operator.settings import Settings
+
+Object = dict[str, Any]
+Views = Callable[..., View]
+Change = Callable[..., Object]
+NOW = 1_800_000_000.0
+
+
+def decide(view: View, servers: dict[str, Server], now: float = NOW) -> Decision:
+    return deciding.decide(view, servers, now, Settings())
+
+
+def created(view: View, servers: dict[str, Server]) -> dict[str, Object]:
+    """Return the pods a pass would create, as the API server would hold them."""
+    pods = decide(view, servers).create
+    for pod in pods:
+        pod["metadata"] |= {"uid": pod["metadata"]["name"], "resourceVersion": "1"}
+        pod["status"] = {"phase": "Pending"}
+    return {pod["metadata"]["labels"][names.LABEL_SUBTASK]: pod for pod in pods}
+
+
+def conditions(decision: Decision) -> dict[str, tuple[str, str]]:
+    return {c["type"]: (c["status"], c["reason"]) for c in decision.status["conditions"]}
+
+
+def test_every_subtask_gets_a_gated_pod_with_the_tracking_finalizer(
+    dag: Object, make_view: Views, servers: dict[str, Server]
+) -> None:
+    pods = created(make_view(dag), servers)
+    assert sorted(pods) == ["a-0", "b-0", "b-1"]
+    for pod in pods.values():
+        assert pod["metadata"]["finalizers"] == [names.FINALIZER]
+        assert {"name": names.GATE} in pod["spec"]["schedulingGates"]
+        assert pod["metadata"]["annotations"][names.ANNOTATION_ATTEMPT] == "1"
+
+
+def test_only_what_depends_on_nothing_may_start(
+    dag: Object, make_view: Views, servers: dict[str, Server]
+) -> None:
+    view = make_view(dag)
+    pods = tuple(created(view, servers).values())
+    waiting = decide(replace(view, pods=pods), servers).waiting
+    assert [item.key for _, item in waiting] == ["default/job/a-0"]
+
+
+def test_what_follows_starts_when_the_outcome_is_on_record(
+    dag: Object, make_view: Views, servers: dict[str, Server], with_status: Change
+) -> None:
+    view = make_view(dag)
+    pods = created(view, servers)
+    pods["a-0"] = with_status(pods["a-0"], "Succeeded", "s1")
+    first = decide(replace(view, pods=tuple(pods.values())), servers)
+    assert first.status["completed"] == "0"
+    assert first.strip == [], "an outcome is recorded before its pod is let go"
+    assert first.waiting == []
+    recorded = replace(view, manifest={**dag, "status": first.status}, pods=tuple(pods.values()))
+    second = decide(recorded, servers)
+    assert [pod["metadata"]["name"] for pod in second.strip] == ["job-a-0-a1"]
+    assert sorted(item.key for _, item in second.waiting) == ["default/job/b-0", "default/job/b-1"]
+
+
+def failed(**status: Any) -> Object:
+    return {"phase": "Failed", **status}
+
+
+OUT_OF_MEMORY = {
+    "containerStatuses": [{"state": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}]
+}
+TARGET = {"conditions": [{"type": "DisruptionTarget", "status": "True"}]}
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "free"),
+    [
+        pytest.param({"reason": "OutOfcpu"}, Reason.REJECTED_BY_NODE, True, id="kubelet refuses"),
+        pytest.param({"reason": "NodeAffinity"}, Reason.REJECTED_BY_NODE, True, id="affinity"),
+        pytest.param({"reason": "Evicted"}, Reason.DISRUPTED, True, id="evicted"),
+        pytest.param(TARGET, Reason.DISRUPTED, True, id="disruption target"),
+        pytest.param(OUT_OF_MEMORY, Reason.OUT_OF_MEMORY, False, id="killed for memory"),
+        pytest.param({}, Reason.ATTEMPT_FAILED, False, id="its own fault"),
+    ],
+)
+def test_a_failure_is_recorded_by_its_class(
+    dag: Object,
+    make_view: Views,
+    servers: dict[str, Server],
+    with_status: Change,
+    status: Object,
+    reason: Reason,
+    free: bool,
+) -> None:
+    view = make_view(dag)
+    pods = created(view, servers)
+    pods["a-0"] = with_status(pods["a-0"], "Failed", "s1", **status)
+    decision = decide(replace(view, pods=tuple(pods.values())), servers)
+    assert decision.record is not None
+    assert decision.record.attempts == {"a-0": 2}
+    assert (decision.record.retries, decision.record.failures) == (
+        ({"a-0": 1}, {}) if free else ({}, {"a-0": 1})
+    )
+    assert decision.events[0][1] == str(reason)
+    assert decision.create == [], "the attempt is recorded before its pod is created"
+    assert ("s1" in decision.record.avoid["a-0"]) is True
+
+
+def test_the_next_attempt_has_the_next_number_and_the_old_pod_goes(
+    dag: Object, make_view: Views, servers: dict[str, Server], with_status: Change
+) -> None:
+    view = make_view(dag)
+    old = with_status(created(view, servers)["a-0"], "Failed", "s1")
+    again = make_view(dag, (old,), attempts={"a-0": 2}, failures={"a-0": 1})
+    decision = decide(again, servers)
+    names_ = [pod["metadata"]["name"] for pod in decision.create]
+    assert "job-a-0-a2" in names_
+    assert decision.strip == [old]
+    fresh = next(p for p in decision.create if p["metadata"]["name"] == "job-a-0-a2")
+    assert float(fresh["metadata"]["annotations"][names.ANNOTATION_NOT_BEFORE]) > NOW
+
+
+def test_a_stale_success_does_not_count(
+    dag: Object, make_view: Views, servers: dict[str, Server], with_status: Change
+) -> None:
+    old = with_status(created(make_view(dag), servers)["a-0"], "Succeeded", "s1")
+    decision = decide(make_view(dag, (old,), attempts={"a-0": 2}), servers)
+    assert decision.status["completed"] == ""
+
+
+def test_a_succeeded_pod_that_was_deleted_meanwhile_is_not_run_again(
+    dag: Object, make_view: Views, servers: dict[str, Server], with_status: Change
+) -> None:
+    view = make_view(dag)
+    pods = created(view, servers)
+    gone = with_status(pods["a-0"], "Succeeded", "s1")
+    gone["metadata"]["deletionTimestamp"] = "2027-01-15T08:00:00Z"
+    decision = decide(replace(view, pods=(gone, pods["b-0"], pods["b-1"])), servers)
+    assert decision.status["completed"] == "0"
+    assert decision.record is None
+
+
+def test_beyond_the_limit_the_job_has_failed(
+    make_view: Views, servers: dict[str, Server], with_status: Change, dag: Object
+) -> None:
+    view = make_view(dag, attempts={"a-0": 4}, failures={"a-0": 3})
+    pods = created(view, servers)
+    pods["a-0"] = with_status(pods["a-0"], "Failed", "s1")
+    decision = decide(replace(view, pods=tuple(pods.values())), servers)
+    assert conditions(decision)["Failed"] == ("True", str(Reason.BACKOFF_LIMIT_EXCEEDED))
+    ended = {**dag, "status": decision.status}
+    assert reporting.finished(ended)
+    last = decide(replace(view, manifest=ended, pods=tuple(pods.values())), servers)
+    assert len(last.delete) == 2
+    assert len(last.strip) == 3
+
+
+@pytest.mark.parametrize(("retry", "lost"), [(False, False), (True, True)])
+def test_a_template_on_a_lost_node_is_started_anew_only_if_told(
+    make_view: Views,
+    servers: dict[str, Server],
+    with_status: Change,
+    dag: Object,
+    retry: bool,
+    lost: bool,
+) -> None:
+    dag["spec"]["tasks"][0]["retryOnNodeLoss"] = retry
+    view = make_view(dag)
+    pods = created(view, servers)
+    pods["a-0"] = with_status(pods["a-0"], "Running", "s1")
+    pods["a-0"]["metadata"]["deletionTimestamp"] = "2027-01-15T08:00:00Z"
+    down = {**servers, "s1": replace(servers["s1"], ready=False)}
+    decision = decide(replace(view, pods=tuple(pods.values())), down)
+    assert (decision.record is not None and decision.record.attempts.get("a-0") == 2) is lost
+    without = {name: server for name, server in servers.items() if name != "s1"}
+    decision = decide(replace(view, pods=tuple(pods.values())), without)
+    assert decision.record is not None, "a node that is gone runs nothing"
+
+
+def test_suspending_stops_the_pods_and_keeps_what_is_done(
+    make_view: Views, servers: dict[str, Server], with_status: Change, dag: Object
+) -> None:
+    view = make_view(dag)
+    pods = created(view, servers)
+    pods["a-0"] = with_status(pods["a-0"], "Running", "s1")
+    asleep = {**dag, "spec": {**dag["spec"], "suspend": True}}
+    first = decide(replace(view, manifest=asleep, pods=tuple(pods.values())), servers)
+    assert first.record is not None
+    assert first.record.attempts == {"a-0": 2, "b-0": 2, "b-1": 2}
+    second = decide(
+        replace(view, manifest=asleep, record=first.record, pods=tuple(pods.values())), servers
+    )
+    assert len(second.delete) == 3
+    assert second.create == []
+
+
+def test_a_deadline_ends_the_job(make_view: Views, servers: dict[str, Server], dag: Object) -> None:
+    dag["spec"]["activeDeadlineSeconds"] = 60
+    dag["status"] = {"startTime": reporting.stamp(NOW - 61)}
+    assert conditions(decide(make_view(dag), servers))["Failed"][1] == Reason.DEADLINE_EXCEEDED
+
+
+def test_a_gated_pod_whose_server_is_cordoned_is_planned_anew(
+    make_view: Views, servers: dict[str, Server], dag: Object
+) -> None:
+    view = make_view(dag)
+    pods = created(view, servers)
+    assert view.record is not None
+    planned = view.record.plan.assignments[0].server
+    cordoned = {**servers, planned: replace(servers[planned], schedulable=False)}
+    decision = decide(replace(view, pods=tuple(pods.values())), cordoned)
+    assert "a-0" in decision.replan
+    assert decision.record is not None
+    assert decision.record.retries["a-0"] == 1
+
+
+def test_a_finished_job_is_removed_after_its_time(
+    make_view: Views, servers: dict[str, Server], dag: Object
+) -> None:
+    dag["spec"]["ttlSecondsAfterFinished"] = 10
+    dag["status"] = {
+        "conditions": [{"type": "Succeeded", "status": "True"}],
+        "completionTime": reporting.stamp(NOW - 5),
+    }
+    view = View(dag, None, None, None, ())
+    assert not decide(view, servers).remove
+    assert decide(view, servers, NOW + 6).remove
+
+
+def test_refusals_say_what_is_missing(dag: Object, servers: dict[str, Server]) -> None:
+    from evenkeel_core import planning
+    from evenkeel_kube import jobs
+
+    dag["spec"]["tasks"][0]["template"]["spec"]["containers"][0]["resources"]["requests"] = {
+        "cpu": "9"
+    }
+    job = jobs.job(dag)
+    refusals = planning.plan(job, list(servers.values())).refusals
+    decision = decide(View(dag, job, None, None, (), refusals), servers)
+    planned = next(c for c in decision.status["conditions"] if c["type"] == "Planned")
+    assert (planned["status"], planned["reason"]) == ("False", str(Reason.INSUFFICIENT_RESOURCE))
+    assert "binding resource cpu, missing 1000" in planned["message"]
+
+
+@pytest.mark.parametrize("numbers", [[], [0], [0, 1, 2, 3, 7], [5, 3, 4, 9, 10]])
+def test_index_ranges_come_back(numbers: list[int]) -> None:
+    assert reporting.indexes(reporting.ranges(numbers)) == set(numbers)
