@@ -6,10 +6,12 @@ They run with the permissions they have in a real cluster, so what is missing sh
 import http.client
 import json
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evenkeel_sandbox import manifests
+from evenkeel_sandbox.api import MERGE
 from evenkeel_sandbox.failures import SandboxError
 from evenkeel_sandbox.progress import Progress
 
@@ -21,7 +23,7 @@ EXTENDER = "evenkeel-extender"
 SCHEDULER = "evenkeel-scheduler"
 
 
-def attach(cluster: "Cluster", progress: Progress) -> None:
+def attach(cluster: "Cluster", profiles: Iterable[Mapping[str, Any]], progress: Progress) -> None:
     """Apply the CRDs and start the operator, the extender and the scheduler that asks it."""
     with progress.step("Starting Evenkeel"):
         definitions = [document for path in _definitions() for document in manifests.load(path)]
@@ -29,12 +31,13 @@ def attach(cluster: "Cluster", progress: Progress) -> None:
         for definition in definitions:
             name = definition["metadata"]["name"]
             cluster.wait(f"the resource {name}", lambda: _established(cluster, name))  # noqa: B023
+        for profile in profiles:
+            cluster.apply([{key: profile[key] for key in profile if key != "status"}])
+            status = {"status": profile.get("status", {})}
+            cluster.api.call("PATCH", f"{manifests.path(profile)}/status", status, MERGE)
         _start_extender(cluster)
         _start_scheduler(cluster)
-        config = cluster.folder / "kubeconfigs" / "operator"
-        cluster.start(
-            OPERATOR, [sys.executable, "-m", "evenkeel_operator", "--kubeconfig", str(config)]
-        )
+        _start_operator(cluster)
 
 
 def _definitions() -> list[Path]:
@@ -58,16 +61,24 @@ def _start_extender(cluster: "Cluster") -> None:
     port = cluster.state.ports[EXTENDER]
     words = ["--kubeconfig", str(config), "--port", str(port)]
     cluster.start(EXTENDER, [sys.executable, "-m", "evenkeel_extender", *words])
-    cluster.wait("the extender", lambda: _answers(port))
+    cluster.wait("the extender", lambda: _answers(port, "/readyz"), needs=(EXTENDER,))
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, path: str) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        connection.request("GET", "/readyz")
+        connection.request("GET", path)
         return connection.getresponse().status == http.client.OK
     finally:
         connection.close()
+
+
+def _start_operator(cluster: "Cluster") -> None:
+    config = cluster.folder / "kubeconfigs" / "operator"
+    port = cluster.state.ports[OPERATOR]
+    words = ["--kubeconfig", str(config), "--metrics-port", str(port)]
+    cluster.start(OPERATOR, [sys.executable, "-m", "evenkeel_operator", *words])
+    cluster.wait("the operator", lambda: _answers(port, "/metrics"), needs=(OPERATOR,))
 
 
 def _start_scheduler(cluster: "Cluster") -> None:

@@ -236,23 +236,26 @@ class Cluster:
         """Delete a Node object, as an administrator does with a server that will not come back."""
         self.api.call("DELETE", f"/api/v1/nodes/{name}")
 
-    def wait(self, what: str, ready: Callable[[], bool], seconds: float = _PATIENCE) -> None:
+    def wait(
+        self,
+        what: str,
+        ready: Callable[[], bool],
+        seconds: float = _PATIENCE,
+        needs: Collection[str] = _CORE,
+    ) -> None:
         """Wait until it is so.
 
         Raises
         ------
         NotReadyError
-            If it is not so in time; the message names `what`.
+            If it is not so in time or a process it needs is dead; the message names `what`.
         """
         end = time.monotonic() + seconds
         while not _holds(ready):
             dead = [name for name in self.processes.names() if not self.processes.identity(name)]
-            if time.monotonic() > end or set(dead) & set(_CORE):
-                raise NotReadyError(
-                    f"{what}: not after {seconds:.0f} s"
-                    + (f"; dead: {', '.join(dead)}" if dead else "")
-                    + f"; see the logs in {self.folder / 'logs'}"
-                )
+            if time.monotonic() > end or set(dead) & set(needs):
+                why = f"dead: {', '.join(dead)}" if dead else f"not after {seconds:.0f} s"
+                raise NotReadyError(f"{what}: {why}; the logs are in {self.folder / 'logs'}")
             time.sleep(_POLL)
 
     def unready(self) -> list[str]:
@@ -321,7 +324,7 @@ class Cluster:
     def attached(self, spec: ClusterSpec, progress: Progress = _SILENT) -> Self:
         """Start Evenkeel on the running cluster if it is wanted and not there."""
         if spec.evenkeel and attaching.OPERATOR not in self.processes.names():
-            attaching.attach(self, progress)
+            attaching.attach(self, spec.profiles, progress)
         return self
 
     @staticmethod

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Annotated, ParamSpec, TypeVar
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
+from evenkeel_kube import racks
+from evenkeel_kube.racks import InvalidServers, Rack
 from evenkeel_sandbox import clusters, simulated, specs
 from evenkeel_sandbox.clusters import Cluster
 from evenkeel_sandbox.failures import SandboxError
@@ -73,7 +74,7 @@ def up(
         int, typer.Option("--simulated", min=0, help="nodes to simulate: a rack of unlike servers")
     ] = 0,
     servers: Annotated[
-        Path | None, typer.Option(help="file of servers to simulate instead")
+        Path | None, typer.Option(help="servers file to simulate, as `evenkeel plan` reads it")
     ] = None,
     real: Annotated[bool, typer.Option(help="start the real nodes")] = True,
     evenkeel: Annotated[
@@ -88,9 +89,13 @@ def up(
     began = time.monotonic()
     progress = Terminal(_err)
     nodes = specs.default_nodes(config) if real else ()
-    simulate = _servers(servers) if servers else simulated.rack(simulated_nodes)
+    rack = _servers(servers) if servers else Rack((), ())
     spec = specs.ClusterSpec(
-        nodes, simulate, specs.TIMINGS[failure_detection.value], evenkeel=evenkeel
+        nodes=nodes,
+        simulated=(*simulated.described(rack), *simulated.rack(simulated_nodes)),
+        profiles=rack.profiles,
+        timing=specs.TIMINGS[failure_detection.value],
+        evenkeel=evenkeel,
     )
     cluster = Cluster.up(name, spec, progress)
     _show(cluster, output)
@@ -159,15 +164,13 @@ def execute(
     os.execve(program, command, environment)  # noqa: S606 - the user's own command, as given
 
 
-def _servers(path: Path) -> tuple[simulated.SimulatedNode, ...]:
+def _servers(path: Path) -> Rack:
     try:
-        documents = list(yaml.safe_load_all(path.read_text()))
-    except (OSError, yaml.YAMLError) as error:
+        return racks.read(path.read_text())
+    except OSError as error:
         raise SandboxError(f"cannot read {path}: {error}") from error
-    found = documents[0] if len(documents) == 1 else documents
-    if isinstance(found, dict) and "servers" in found:
-        found = found["servers"]
-    return simulated.parse(found, str(path))
+    except InvalidServers as error:
+        raise SandboxError(f"{path}: {error}") from error
 
 
 def _show(cluster: Cluster, output: Output) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 from evenkeel_core import facts
 from evenkeel_kube.names import TAINT_SIMULATED
 from evenkeel_kube.nodes import AMD_MEMORY, AMD_PRODUCTS, CPU_MODEL, NVIDIA_MEMORY, NVIDIA_PRODUCT
-from evenkeel_sandbox.failures import SandboxError
+from evenkeel_kube.racks import Rack
 
 FAKE = "kwok.x-k8s.io/node"
 """Annotation by which KWOK knows the nodes it has to run."""
 MIB_PER_GB = 1024
+_TAINT = {"key": TAINT_SIMULATED, "value": "fake", "effect": "NoSchedule"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class SimulatedNode:
     name: str
     capacity: Mapping[str, str]
     labels: Mapping[str, str] = field(default_factory=dict)
+    taints: Sequence[Mapping[str, str]] = ()
+    """Beside the one every simulated node has."""
 
     def manifest(self) -> dict[str, Any]:
         """Return the Node object; KWOK fills in the rest of its status."""
@@ -37,7 +40,7 @@ class SimulatedNode:
             "apiVersion": "v1",
             "kind": "Node",
             "metadata": {"name": self.name, "labels": labels, "annotations": {FAKE: "fake"}},
-            "spec": {"taints": [{"key": TAINT_SIMULATED, "value": "fake", "effect": "NoSchedule"}]},
+            "spec": {"taints": [_TAINT, *self.taints]},
             "status": {"capacity": capacity, "allocatable": capacity},
         }
 
@@ -81,36 +84,19 @@ def rack(count: int) -> tuple[SimulatedNode, ...]:
     return tuple(_node(f"sim-{number:04}", model) for number, model in enumerate(models, start=1))
 
 
-def parse(entries: Any, origin: str) -> tuple[SimulatedNode, ...]:
-    """Return the nodes that a list describes: ``{name, labels, capacity}``, or v1 Nodes."""
-    if not isinstance(entries, Sequence) or isinstance(entries, str):
-        raise SandboxError(f"{origin}: must be a list of servers with `name` and `capacity`")
-    wanted = [entry for entry in entries if not _is(entry, "ServerProfile")]
-    nodes = [_parsed(entry, f"{origin}: [{index}]") for index, entry in enumerate(wanted)]
-    names = [node.name for node in nodes]
-    if len(set(names)) < len(names):
-        raise SandboxError(f"{origin}: names of servers must differ")
-    return tuple(nodes)
+def described(rack: Rack) -> tuple[SimulatedNode, ...]:
+    """Return the nodes of a servers file, to be simulated."""
+    return tuple(_described(node) for node in rack.nodes)
 
 
-def _is(entry: Any, kind: str) -> bool:
-    return isinstance(entry, Mapping) and entry.get("kind") == kind
-
-
-def _parsed(entry: Any, where: str) -> SimulatedNode:
-    if _is(entry, "Node"):
-        status, metadata = entry.get("status", {}), entry.get("metadata", {})
-        entry = {**metadata, "capacity": status.get("capacity") or status.get("allocatable")}
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
-        raise SandboxError(f"{where}: must have a `name`")
-    capacity = entry.get("capacity")
-    if not isinstance(capacity, Mapping) or not {"cpu", "memory"} <= set(capacity):
-        raise SandboxError(f"{where}: `capacity` must have `cpu` and `memory`")
-    labels = entry.get("labels") or {}
+def _described(node: Mapping[str, Any]) -> SimulatedNode:
+    metadata, status = node["metadata"], node["status"]
+    taints = node.get("spec", {}).get("taints") or ()
     return SimulatedNode(
-        entry["name"],
-        {str(key): str(value) for key, value in capacity.items()},
-        {str(key): str(value) for key, value in labels.items()},
+        metadata["name"],
+        dict(status.get("capacity") or status["allocatable"]),
+        dict(metadata.get("labels") or {}),
+        tuple(taint for taint in taints if taint["key"] != TAINT_SIMULATED),
     )
 
 

@@ -55,6 +55,8 @@ class ClusterSpec:
 
     nodes: tuple[RealNode, ...] = ()
     simulated: tuple[SimulatedNode, ...] = ()
+    profiles: tuple[Mapping[str, Any], ...] = ()
+    """ServerProfiles of the simulated nodes: what an agent would have found there."""
     timing: Timing = TIMINGS["moderate"]
     evenkeel: bool = False
     """Also run the operator, the extender and the second kube-scheduler, on the host."""

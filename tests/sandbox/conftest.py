@@ -66,7 +66,7 @@ def real_spec() -> ClusterSpec:
     """Two real nodes and a few simulated ones, lost ones noticed fast."""
     if obstacle := machines.obstacle():
         pytest.skip(f"no real nodes on this machine: {obstacle}")
-    return ClusterSpec(REAL, rack(6), TIMINGS["fast"])
+    return ClusterSpec(REAL, rack(6), timing=TIMINGS["fast"])
 
 
 @pytest.fixture

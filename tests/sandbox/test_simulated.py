@@ -1,11 +1,12 @@
 """Simulated nodes look like servers one can buy."""
 
+import json
+
 import pytest
 
-from evenkeel_kube import nodes
+from evenkeel_kube import nodes, racks
 from evenkeel_kube.names import TAINT_SIMULATED
 from evenkeel_sandbox import simulated
-from evenkeel_sandbox.failures import SandboxError
 
 
 def test_a_longer_rack_begins_with_the_shorter() -> None:
@@ -41,30 +42,16 @@ def test_nothing_lands_on_a_simulated_node_by_accident() -> None:
     ]
 
 
-def test_a_servers_file_is_read() -> None:
-    entry = {"name": "a", "capacity": {"cpu": 4, "memory": "8Gi"}, "labels": {"x": 1}}
-    (node,) = simulated.parse([entry], "file")
-    assert (node.capacity, node.labels) == ({"cpu": "4", "memory": "8Gi"}, {"x": "1"})
+def test_a_servers_file_is_simulated_with_its_taints() -> None:
+    text = "- {name: a, capacity: {cpu: 4, memory: 8Gi}, labels: {x: y}, taints: [{key: t}]}"
+    (node,) = simulated.described(racks.read(text))
+    manifest = node.manifest()
+    assert (node.capacity["cpu"], node.labels["x"]) == ("4", "y")
+    assert [taint["key"] for taint in manifest["spec"]["taints"]] == [TAINT_SIMULATED, "t"]
 
 
 def test_nodes_of_a_cluster_can_be_simulated_from_its_own_documents() -> None:
     (before,) = simulated.rack(1)
-    profile = {"apiVersion": "evenkeel.dev/v1alpha1", "kind": "ServerProfile"}
-    (node,) = simulated.parse([before.manifest(), profile], "file")
-    assert (node.name, node.capacity["nvidia.com/gpu"]) == (before.name, "8")
-
-
-@pytest.mark.parametrize(
-    ("entries", "named"),
-    [
-        ("text", "must be a list"),
-        ({"a": 1}, "must be a list"),
-        ([{"capacity": {}}], r"\[0\].*`name`"),
-        ([{"name": "a"}], r"\[0\].*`capacity`"),
-        ([{"name": "a", "capacity": {"cpu": "1"}}], "`cpu` and `memory`"),
-        ([{"name": "a", "capacity": {"cpu": "1", "memory": "1"}}] * 2, "must differ"),
-    ],
-)
-def test_what_is_wrong_in_a_servers_file_is_named(entries: object, named: str) -> None:
-    with pytest.raises(SandboxError, match=named):
-        simulated.parse(entries, "file")
+    (node,) = simulated.described(racks.read(json.dumps(before.manifest())))
+    assert (node.name, node.capacity) == (before.name, before.manifest()["status"]["capacity"])
+    assert len(node.manifest()["spec"]["taints"]) == 1
