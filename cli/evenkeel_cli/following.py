@@ -1,0 +1,120 @@
+"""How far a job and its subtasks are, from its object, its plan on record and its pods. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from evenkeel_cli.cluster import Running
+from evenkeel_core.plans import Assignment
+from evenkeel_core.subtasks import Subtask
+from evenkeel_kube import names, plans, pods
+from evenkeel_operator import reporting
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One subtask: what was planned and what became of it."""
+
+    subtask: str
+    state: str
+    planned: str
+    """The server of the plan."""
+    server: str | None
+    """The server it is on, None where it has none yet."""
+    predicted: float
+    actual: float | None
+    """Seconds it took, in the time of the prediction; None before its end."""
+    attempt: int
+    pod: str
+
+
+def condition(job: Object, kind: str) -> Object:
+    """Return a condition of a job; empty where it is not set."""
+    found = (job.get("status") or {}).get("conditions") or ()
+    return next((item for item in found if item["type"] == kind), {})
+
+
+def state(job: Object) -> str:
+    """Return how far a job is, in one word."""
+    return str((job.get("status") or {}).get("state") or "Pending")
+
+
+def done(job: Object) -> tuple[int, int]:
+    """Return how many subtasks of a job have succeeded, and how many there are."""
+    counts = (job.get("status") or {}).get("subtaskCounts") or {}
+    return int(counts.get("succeeded", 0)), int(counts.get("total", 0))
+
+
+def lines(running: Running) -> list[Line]:
+    """Return one line a subtask of the plan on record."""
+    record = running.record
+    if record is None:
+        return []
+    subtasks = {subtask.name: subtask for subtask in record.plan.graph.subtasks}
+    return [
+        _line(running, record, place, subtasks[place.subtask]) for place in record.plan.assignments
+    ]
+
+
+def _line(running: Running, record: plans.Record, place: Assignment, subtask: Subtask) -> Line:
+    job = running.job
+    attempt = record.attempts.get(subtask.group, 1)
+    name = pods.pod_name(job["metadata"]["name"], subtask.name, attempt)
+    pod = running.pods.get(name)
+    took = None if pod is None else seconds(pod)
+    return Line(
+        subtask.name,
+        _state(job, subtask, pod),
+        place.server,
+        None if pod is None else pod["spec"].get("nodeName"),
+        place.seconds,
+        None if took is None else took * time_scale(job, subtask.task),
+        attempt,
+        name,
+    )
+
+
+def _state(job: Object, subtask: Subtask, pod: Object | None) -> str:
+    status = job.get("status") or {}
+    if subtask.index in reporting.indexes(status.get("completed")):
+        return "Succeeded"
+    if subtask.index in reporting.indexes(status.get("failed")):
+        return "Failed"
+    if pod is None:
+        return "Waiting"
+    if any(gate["name"] == names.GATE for gate in pod["spec"].get("schedulingGates") or ()):
+        return "Waiting"
+    if not pod["spec"].get("nodeName"):
+        return "Scheduling"
+    phase = str(pod.get("status", {}).get("phase", "Pending"))
+    return "Starting" if phase == "Pending" else phase
+
+
+def seconds(pod: Object) -> float | None:
+    """Return how long a pod's containers ran, None before their end.
+
+    From the first start to the last end, as the node reports them: in whole seconds.
+    """
+    statuses = pod.get("status", {}).get("containerStatuses") or ()
+    ended = [item["state"].get("terminated") for item in statuses if item.get("state")]
+    if not ended or any(not item or not item.get("startedAt") for item in ended):
+        return None
+    start = min(datetime.fromisoformat(item["startedAt"]) for item in ended)
+    end = max(datetime.fromisoformat(item["finishedAt"]) for item in ended)
+    return (end - start).total_seconds()
+
+
+def time_scale(job: Object, task: str) -> float:
+    """Return the seconds of a prediction that pass in one real second: the simulator's scale."""
+    spec = job["spec"]
+    own = next((item for item in spec.get("tasks") or () if item["name"] == task), None)
+    holder = spec if own is None else own.get("inference") or {}
+    return float((holder.get("runtime") or {}).get("timeScale") or 1.0)
+
+
+def deviations(found: list[Line]) -> list[Line]:
+    """Return the lines whose subtask is not on the server the plan wanted."""
+    return [line for line in found if line.server is not None and line.server != line.planned]

@@ -1,0 +1,204 @@
+"""`evenkeel plan`: what Evenkeel would do with a job, without a cluster."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evenkeel_cli import manifests, printing
+from evenkeel_cli.failing import NOT_PLACED, USAGE, Failure, reported
+from evenkeel_cli.printing import Format, Output
+
+if TYPE_CHECKING:
+    from evenkeel_core.jobs import Job
+    from evenkeel_core.plans import Plan
+    from evenkeel_core.servers import Server
+
+ROWS = 40
+"""Subtasks that a table lists; JSON has them all."""
+
+
+class Show(StrEnum):
+    """What else is printed."""
+
+    matrix = "matrix"
+
+
+@reported
+def plan(
+    file: Annotated[
+        Path, typer.Option("--file", "-f", help="Manifest with one InferenceJob; - is stdin.")
+    ],
+    servers: Annotated[
+        Path,
+        typer.Option(help="Servers: the short form, or `kubectl get nodes -o yaml`; - is stdin."),
+    ],
+    show: Annotated[Show | None, typer.Option(help="Also the cost matrix, in seconds.")] = None,
+    output: Format = Output.table,
+) -> None:
+    """Plan a job over servers described in a file; no cluster is needed.
+
+    Prints which server would run which part, from when and for how long,
+    why there, and what the next best server would cost. A job that can't
+    be placed says what is missing, and exits with 3.
+
+      cd examples && evenkeel plan -f dag.yaml --servers servers.yaml
+
+      kubectl get nodes -o yaml | evenkeel plan -f job.yaml --servers -
+    """
+    from evenkeel_core import explaining, planning
+
+    if str(file) == "-" == str(servers):
+        raise Failure("-f and --servers can't both be standard input", USAGE)
+    job = read_job(file)
+    rack = read_servers(servers)
+    made = planning.plan(job, rack)
+    if output is Output.json:
+        document = explaining.document(made)
+        if show is Show.matrix:
+            document["matrix"] = explaining.matrix(made)
+        printing.write_json(document)
+    else:
+        _print(made, show)
+    if not made.feasible:
+        raise typer.Exit(NOT_PLACED)
+
+
+def read_servers(path: Path) -> "list[Server]":
+    """Return the servers of a file."""
+    from evenkeel_kube import racks
+
+    try:
+        return racks.read(manifests.text(path)).servers()
+    except racks.InvalidServers as error:
+        raise Failure(f"{path}: {error}", USAGE) from None
+
+
+def read_job(path: Path) -> "Job":
+    """Return the job of a file; its requests may stand in a ConfigMap beside it."""
+    from evenkeel_kube import jobs
+
+    found = manifests.job_file(path)
+    try:
+        lines = None
+        given = jobs.parse(found.job).spec.input
+        reference = given.config_map_ref if given else None
+        if given is not None and given.persistent_volume_claim is not None:
+            sys.stderr.write(
+                "evenkeel: the requests are on a claim that can't be read from here; planned as "
+                "if there were one for each place of a replica\n"
+            )
+        if reference is not None:
+            data = found.config_maps.get(reference.name)
+            if data is None or reference.key not in data:
+                raise Failure(
+                    f"{path}: input.configMapRef names {reference.name}, key {reference.key}, "
+                    "which is not in the file; put the ConfigMap beside the job",
+                    USAGE,
+                )
+            lines = jobs.request_lines(str(data[reference.key]))
+        return jobs.job(found.job, lines=lines)
+    except jobs.InvalidJob as error:
+        raise Failure(f"{path}: {error}", USAGE) from None
+
+
+def _print(made: "Plan", show: Show | None) -> None:
+    from evenkeel_core import explaining
+
+    console = printing.console()
+    if not made.feasible:
+        console.print(f"{made.job} can't be placed.", style="bold")
+        for refusal in made.refusals:
+            console.print(f"  {refusal.reason}: {refusal.message}", markup=False)
+            if refusal.remedy:
+                console.print(f"  What would help: {refusal.remedy}", markup=False)
+        return
+    rows = explaining.rows(made)
+    console.print(_summary(made), markup=False)
+    console.print(subtasks_table(rows[:ROWS]))
+    if len(rows) > ROWS:
+        console.print(f"… and {len(rows) - ROWS} more; --output json has all.\n")
+    console.print(
+        printing.table(
+            ("server", "n", "busy s", "end s"),
+            (
+                (share.server, str(share.subtasks), f"{share.busy:.1f}", f"{share.end:.1f}")
+                for share in explaining.shares(made)[:ROWS]
+            ),
+        )
+    )
+    if show is Show.matrix:
+        console.print(_matrix(made))
+
+
+def _summary(made: "Plan") -> str:
+    """Return a plan in two lines."""
+    used = len({assignment.server for assignment in made.assignments})
+    groups = len({subtask.group for subtask in made.graph.subtasks})
+    pipelines = {subtask.group for subtask in made.graph.subtasks if subtask.layers}
+    said = f"{made.job}: {len(made.assignments)} subtasks on {used} of {len(made.servers)} servers"
+    if pipelines:
+        said += f", {len(pipelines)} of {groups} a pipeline" if groups > 1 else ", one pipeline"
+    said += f"; done after {made.makespan:.1f} s.\n"
+    factors = made.factorisation
+    if factors is not None:
+        said += (
+            f"Factors: rank {factors.rank}, {factors.explained:.0%} explained, cost "
+            f"{factors.cost_from_factors:.1f} s, after the game {factors.cost_final:.1f} s; "
+        )
+    return said + ("nobody gains by moving." if made.stable else "stopped before it was stable.")
+
+
+def subtasks_table(rows: Any) -> Any:
+    """Return the table of subtasks with their reasons."""
+    columns = (
+        *("subtask", "server", "layers", "requests", "start s", "predicted s"),
+        *("runner-up", "regret", "why there"),
+    )
+    return printing.table(
+        columns,
+        (
+            (
+                row.name,
+                row.server,
+                printing.span(row.layers) or "all",
+                printing.span(row.requests),
+                f"{row.start:.1f}",
+                f"{row.seconds:.1f}",
+                row.runner_up or "-",
+                f"{row.regret:.2f}" if row.runner_up else "-",
+                row.why,
+            )
+            for row in rows
+        ),
+    )
+
+
+def _matrix(made: "Plan") -> Any:
+    """Return the cost matrix: a row a class of subtasks, a column a set of alike servers."""
+    from evenkeel_core import explaining
+
+    found = explaining.matrix(made)
+    alike: dict[tuple[float | None, ...], list[str]] = {}
+    for index, server in enumerate(found["servers"]):
+        column = tuple(row["seconds"][index] for row in found["rows"])
+        alike.setdefault(column, []).append(server)
+    heads = [_first_of(names) for names in alike.values()]
+    return printing.table(
+        ("subtasks", *heads),
+        (
+            (
+                _first_of(row["subtasks"]),
+                *(printing.seconds(column[number]) for column in alike),
+            )
+            for number, row in enumerate(found["rows"][:ROWS])
+        ),
+        title="seconds on each server; - where it may not run",
+    )
+
+
+def _first_of(names: list[str]) -> str:
+    """Return the first of some names and how many more there are."""
+    return names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}"

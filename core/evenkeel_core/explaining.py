@@ -1,0 +1,260 @@
+"""A plan in rows: for people as tables, for programs as JSON. Nothing is decided here.
+
+For every subtask: where, for how long, by which terms of the utility, what came second and how
+much worse it was. For every server: how much of it is used. Without a plan: why, and what would
+help.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from evenkeel_core.plans import Assignment, Plan, Terms
+from evenkeel_core.reasons import Reason
+from evenkeel_core.subtasks import Subtask
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One subtask of a plan with its reasons."""
+
+    name: str
+    task: str
+    group: str
+    server: str
+    layers: tuple[int, int] | None
+    requests: tuple[int, int] | None
+    start: float
+    """Seconds after the start of the job."""
+    seconds: float
+    terms: Terms
+    runner_up: str | None
+    runner_up_seconds: float | None
+    """What it would take on the runner-up."""
+    regret: float
+    shortlist: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a plan gives to one server."""
+
+    server: str
+    subtasks: int
+    busy: float
+    """Seconds, summed over its subtasks; those of one server may overlap."""
+    end: float
+    """Seconds after the start of the job at which its last subtask ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One server a subtask could have had."""
+
+    server: str
+    place: int | None
+    """Position in the shortlist, from 1; None where it is not on it."""
+    seconds: float | None
+    """None where a hard check fails."""
+
+
+def rows(plan: Plan) -> tuple[Row, ...]:
+    """Return one row a subtask, in the order of the graph."""
+    subtasks = {subtask.name: subtask for subtask in plan.graph.subtasks}
+    column = {server: index for index, server in enumerate(plan.servers)}
+    return tuple(
+        _row(plan, column, position, assignment, subtasks[assignment.subtask])
+        for position, assignment in enumerate(plan.assignments)
+    )
+
+
+def _row(
+    plan: Plan,
+    column: Mapping[str, int],
+    position: int,
+    assignment: Assignment,
+    subtask: Subtask,
+) -> Row:
+    costs = _costs(plan, position)
+    other = assignment.runner_up
+    there = costs[column[other]] if other in column and costs else None
+    return Row(
+        name=assignment.subtask,
+        task=subtask.task,
+        group=subtask.group,
+        server=assignment.server,
+        layers=subtask.layers,
+        requests=subtask.requests,
+        start=assignment.start,
+        seconds=assignment.seconds,
+        terms=assignment.terms,
+        runner_up=other,
+        runner_up_seconds=there if there is not None and math.isfinite(there) else None,
+        regret=assignment.regret,
+        shortlist=assignment.shortlist,
+        why=_why(assignment, subtask, there),
+    )
+
+
+def _costs(plan: Plan, position: int) -> tuple[float, ...]:
+    return plan.costs[plan.rows[position]] if plan.rows else ()
+
+
+def _why(assignment: Assignment, subtask: Subtask, there: float | None) -> str:
+    """Return the reason in words."""
+    if subtask.layers is not None:
+        first, end = subtask.layers
+        return f"layers {first} to {end - 1} were sized for {assignment.server}"
+    if subtask.server is not None:
+        return f"{assignment.server} is the only server it may run on"
+    if assignment.runner_up is None:
+        return "no other server may run it"
+    other = assignment.runner_up
+    if assignment.regret < 0:
+        return f"{other} would serve it better, but not the job as a whole"
+    slower = None if there is None else there - assignment.seconds
+    if slower is not None and slower > 0:
+        return f"takes {slower:.1f} s less than on {other}, the runner-up"
+    if slower is not None and slower < 0:
+        return f"takes {-slower:.1f} s more than on {other}, which has more to do already"
+    return f"as fast as on {other}, where it would wait longer or be further from its data"
+
+
+def shares(plan: Plan) -> tuple[Share, ...]:
+    """Return what each server that has something to do is given, the busiest first."""
+    found: dict[str, list[Assignment]] = {}
+    for assignment in plan.assignments:
+        found.setdefault(assignment.server, []).append(assignment)
+    return tuple(
+        sorted(
+            (
+                Share(
+                    server,
+                    len(own),
+                    sum(assignment.seconds for assignment in own),
+                    max(assignment.start + assignment.seconds for assignment in own),
+                )
+                for server, own in found.items()
+            ),
+            key=lambda share: (-share.busy, share.server),
+        )
+    )
+
+
+def alternatives(plan: Plan, subtask: str) -> tuple[Alternative, ...]:
+    """Return every server for one subtask: the shortlist first, then by seconds.
+
+    Raises
+    ------
+    ValueError
+        If the plan has no such `subtask`.
+    """
+    names = [assignment.subtask for assignment in plan.assignments]
+    if subtask not in names:
+        raise ValueError(f"`subtask` {subtask} is none of the plan's {len(names)}")
+    position = names.index(subtask)
+    order = {server: n for n, server in enumerate(plan.assignments[position].shortlist, start=1)}
+    found = [
+        Alternative(server, order.get(server), _finite(seconds))
+        for server, seconds in zip(plan.servers, _costs(plan, position), strict=True)
+    ]
+    return tuple(
+        sorted(
+            found,
+            key=lambda item: (
+                item.place or math.inf,
+                math.inf if item.seconds is None else item.seconds,
+                item.server,
+            ),
+        )
+    )
+
+
+def document(plan: Plan) -> dict[str, Any]:
+    """Return a plan as plain data for JSON; infinite numbers are absent."""
+    factors = plan.factorisation
+    return {
+        "job": plan.job,
+        "feasible": plan.feasible,
+        "reason": str(Reason.PLANNED if plan.feasible else plan.refusals[0].reason),
+        "makespanSeconds": plan.makespan,
+        "stable": plan.stable,
+        "potential": plan.potential,
+        "scaleSeconds": plan.scale,
+        "balance": plan.balance,
+        "factorisation": None
+        if factors is None
+        else {
+            "rank": factors.rank,
+            "explained": factors.explained,
+            "error": factors.error,
+            "costFromFactors": factors.cost_from_factors,
+            "costFinal": factors.cost_final,
+        },
+        "subtasks": [_entry(row) for row in rows(plan)],
+        "servers": [
+            {
+                "name": share.server,
+                "subtasks": share.subtasks,
+                "busySeconds": share.busy,
+                "endSeconds": share.end,
+            }
+            for share in shares(plan)
+        ],
+        "refusals": [
+            {
+                "subtask": refusal.subtask,
+                "reason": str(refusal.reason),
+                "message": refusal.message,
+                "resource": refusal.resource,
+                "missing": refusal.missing,
+                "remedy": refusal.remedy,
+            }
+            for refusal in plan.refusals
+        ],
+    }
+
+
+def _entry(row: Row) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "task": row.task,
+        "group": row.group,
+        "server": row.server,
+        "layers": list(row.layers) if row.layers else None,
+        "requests": list(row.requests) if row.requests else None,
+        "startSeconds": row.start,
+        "predictedSeconds": row.seconds,
+        "utility": row.terms.utility,
+        "terms": {"cost": row.terms.cost, "edges": row.terms.edges, "load": row.terms.load},
+        "runnerUp": row.runner_up,
+        "runnerUpSeconds": row.runner_up_seconds,
+        "regret": row.regret,
+        "shortlist": list(row.shortlist),
+        "why": row.why,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def matrix(plan: Plan) -> dict[str, Any]:
+    """Return the cost matrix by classes of alike subtasks: seconds, None where it may not run."""
+    members: dict[int, list[str]] = {}
+    for assignment, row in zip(plan.assignments, plan.rows, strict=True):
+        members.setdefault(row, []).append(assignment.subtask)
+    return {
+        "servers": list(plan.servers),
+        "rows": [
+            {
+                "subtasks": members[number],
+                "seconds": [
+                    value if math.isfinite(value) else None for value in plan.costs[number]
+                ],
+            }
+            for number in sorted(members)
+        ],
+    }
