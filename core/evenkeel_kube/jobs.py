@@ -276,16 +276,19 @@ def request_lines(text: str) -> list[str]:
 def _line(line: str, answer: int) -> tuple[int, int]:
     """Return the estimated lengths of one batch line; one that is broken counts as a short one.
 
-    It will be one failed request with its line number, not a failed job.
+    It will be one failed request with its line number, not a failed job. A line may say its own
+    length in ``metadata.input_tokens``, as lines made from a trace do.
     """
     try:
         request = json.loads(line)
         body = request.get("body", request)
-        text = body.get("prompt") or [m.get("content", "") for m in body.get("messages", ())]
         wanted = body.get("max_tokens") or body.get("max_completion_tokens") or answer
-        return prompt_tokens(text if isinstance(text, str) else "".join(map(str, text))), int(
-            wanted
-        )
+        stated = (body.get("metadata") or {}).get("input_tokens")
+        if stated is not None:
+            return max(1, int(stated)), max(1, int(wanted))
+        text = body.get("prompt") or [m.get("content", "") for m in body.get("messages", ())]
+        size = prompt_tokens(text if isinstance(text, str) else "".join(map(str, text)))
+        return size, max(1, int(wanted))
     except (ValueError, AttributeError, TypeError):
         return 1, 1
 
