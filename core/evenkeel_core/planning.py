@@ -20,7 +20,7 @@ from evenkeel_core import (
 )
 from evenkeel_core.jobs import Job
 from evenkeel_core.plans import Assignment, Factorisation, Plan, Refusal, Terms
-from evenkeel_core.problems import NOWHERE, Floats, Ints, Problem
+from evenkeel_core.problems import NOWHERE, Floats, Ints, Problem, throughput
 from evenkeel_core.quantities import Seconds
 from evenkeel_core.reasons import Reason
 from evenkeel_core.servers import Server
@@ -34,7 +34,7 @@ class PlanSettings:
 
     shortlist: int = 8
     """Servers named for each subtask: kube-scheduler looks at so many and no more."""
-    balances: tuple[float, ...] = (1.0, 2.0, 0.5)
+    balances: tuple[float, ...] = (1.0, 2.0, 0.5, 4.0)
     """λ·ĉ that are tried: how many scaled seconds of cost one scaled second of queue is worth.
     The plan with the smallest predicted makespan is kept; the first wins ties."""
 
@@ -78,8 +78,17 @@ def plan(
     refusals = _refusals(graph, problem, servers)
     if refusals:
         return Plan(job.key, TaskGraph(()), (), refusals)
-    made = _solve(job, graph, problem, settings)
+    made = _solve(job, graph, _rated(problem), settings)
     return _verified(made, job, servers)
+
+
+def _rated(problem: Problem) -> Problem:
+    """Return the problem with the rates the servers have for this job's subtasks.
+
+    All of a server's hardware together is more than one job gets of it: a subtask uses one of
+    its devices, and memory may end before they do.
+    """
+    return replace(problem, rate=throughput(problem))
 
 
 def _refusals(graph: TaskGraph, problem: Problem, servers: Sequence[Server]) -> tuple[Refusal, ...]:
@@ -101,6 +110,9 @@ class _Solution:
 
 def _solve(job: Job, graph: TaskGraph, problem: Problem, settings: PlanSettings) -> Plan:
     factors = factorising.factorise(problem)
+    # Pairs nobody measured are played for by what the factors say of them.
+    estimated = partitioning.estimated(problem, factors)
+    problem = replace(problem, cost=estimated, compute=factors.completed)
     scale = game.scale_of(problem)
     tried = []
     for weight in settings.balances:
@@ -130,6 +142,7 @@ def _solve(job: Job, graph: TaskGraph, problem: Problem, settings: PlanSettings)
         balance=best.balance,
         makespan=Seconds(best.times.makespan),
         servers=problem.servers,
+        rates=tuple(problem.rate.tolist()),
         costs=kinds,
         rows=rows,
     )
@@ -242,7 +255,7 @@ def replan(
     graph, refusals = _regraph(job, previous, set(groups), servers, avoid or {})
     if refusals:
         return replace(previous, assignments=(), refusals=refusals)
-    problem = costs.problem(job, graph, servers, loads or {})
+    problem = _rated(costs.problem(job, graph, servers, loads or {}))
     anew = np.array([subtask.group in groups for subtask in graph.subtasks])
     part = _part(problem, graph, anew, avoid or {})
     lost = ~np.isfinite(part.cost).any(axis=1)
@@ -337,6 +350,7 @@ def _merged(previous: Plan, solved: Plan, graph: TaskGraph, problem: Problem) ->
         ),
         makespan=Seconds(times.makespan),
         servers=problem.servers,
+        rates=tuple(problem.rate.tolist()),
         costs=kinds,
         rows=rows,
         stable=solved.stable,

@@ -92,6 +92,8 @@ class Plan:
     """Predicted, from start to the end of the last subtask, waves included."""
     servers: tuple[str, ...] = ()
     """The columns of `costs`."""
+    rates: tuple[float, ...] = field(default=(), repr=False)
+    """R_i of each of `servers` for this job, reference seconds per second."""
     costs: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
     """Seconds on each server, inf where it may not run; one row a class of alike subtasks."""
     rows: tuple[int, ...] = field(default=(), repr=False)

@@ -167,16 +167,16 @@ def _of_the_job(manifest: Mapping[str, Any]) -> Object:
 def _tolerations(manifest: Mapping[str, Any], spec: Mapping[str, Any], task: Task) -> list[Object]:
     wanted = [*(manifest["spec"].get("tolerations") or ()), *(spec.get("tolerations") or ())]
     keys = {toleration.get("key") for toleration in wanted}
-    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
-        if key not in keys:
-            wanted.append(
-                {
-                    "key": key,
-                    "operator": "Exists",
-                    "effect": "NoExecute",
-                    "tolerationSeconds": UNREACHABLE_SECONDS,
-                }
-            )
+    wanted += [
+        {
+            "key": key,
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": UNREACHABLE_SECONDS,
+        }
+        for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+        if key not in keys
+    ]
     if isinstance(task.work, Inference):
         # Only the simulator may run on simulated nodes: nothing really runs there.
         wanted.append(

@@ -119,7 +119,7 @@ def utilities(
     others = around(snapshot, pod, assumed, candidates)
     planned = pod.planned
     cost = np.array([planned.costs.get(name, np.inf) for name in candidates])
-    rate = np.array([snapshot.rates.get(name, 1e-9) for name in candidates])
+    rate = np.array([planned.rates.get(name, 1e-9) for name in candidates])
     load = np.array([others.loads[name] for name in candidates])
     parts = game.terms(
         cost,

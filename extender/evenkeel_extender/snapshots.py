@@ -87,6 +87,8 @@ class Planned:
     assignment: Assignment
     costs: Mapping[str, float]
     """Seconds on each server."""
+    rates: Mapping[str, float]
+    """Reference seconds per second that each server has for this job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +144,10 @@ def _subtasks(config_map: Object) -> dict[tuple[str, str], Planned]:
         return {}
     subtasks = {subtask.name: subtask for subtask in plan.graph.subtasks}
     rows = [dict(zip(plan.servers, row, strict=True)) for row in plan.costs]
+    rates = dict(zip(plan.servers, plan.rates, strict=True))
     return {
         (uid, place.subtask[:63].rstrip("-.")): Planned(
-            plan, subtasks[place.subtask], place, rows[row]
+            plan, subtasks[place.subtask], place, rows[row], rates
         )
         for place, row in zip(plan.assignments, plan.rows, strict=True)
     }

@@ -1,0 +1,229 @@
+"""`make demo`: a real cluster, three jobs, from `kubectl apply` to Succeeded.
+
+Brings a sandbox up, applies three of the examples, shows their plans and their progress, and
+prints for every subtask where it ran and how long it took against what was predicted. The
+cluster is taken down at the end, unless it is to be kept for looking around.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from evenkeel_kube import names
+from evenkeel_sandbox.clusters import Cluster
+from evenkeel_sandbox.progress import Terminal
+from evenkeel_sandbox.simulated import rack
+from evenkeel_sandbox.specs import ClusterSpec, default_nodes
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ("llama-8b-batch", "llama-70b-pipeline", "dag")
+SIMULATED = 50
+TIMEOUT = 300.0
+"""Seconds until the demo gives up; a warm run takes a fifth of it."""
+ROWS = 12
+"""Subtasks of one job that are listed; the rest is counted."""
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one subtask."""
+
+    subtask: str
+    server: str
+    predicted: float
+    actual: float | None
+
+
+def condition(job: Object, kind: str) -> str:
+    """Return the status of a condition of a job, ``Unknown`` where it is not set."""
+    conditions = job.get("status", {}).get("conditions", [])
+    return next((str(item["status"]) for item in conditions if item["type"] == kind), "Unknown")
+
+
+def state(job: Object) -> str:
+    """Return the one word that tells how far a job is."""
+    for kind in ("Succeeded", "Failed", "Running", "Scheduled", "Planned", "Accepted"):
+        if condition(job, kind) == "True":
+            return kind
+    return "Pending"
+
+
+def seconds(pod: Object) -> float | None:
+    """Return how long the containers of a pod ran, None while they do or before they did."""
+    ended = [
+        status["state"]["terminated"]
+        for status in pod.get("status", {}).get("containerStatuses", [])
+        if "terminated" in status.get("state", {})
+    ]
+    if not ended or any(not item.get("startedAt") for item in ended):
+        return None
+    start = min(datetime.fromisoformat(item["startedAt"]) for item in ended)
+    end = max(datetime.fromisoformat(item["finishedAt"]) for item in ended)
+    return (end - start).total_seconds()
+
+
+def outcomes(pods: Sequence[Object], time_scale: float) -> Iterator[Outcome]:
+    """Yield what became of each subtask, in the order of their names."""
+    for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
+        metadata = pod["metadata"]
+        actual = seconds(pod)
+        yield Outcome(
+            subtask=metadata["labels"][names.LABEL_SUBTASK],
+            server=pod["spec"].get("nodeName", "-"),
+            predicted=float(metadata["annotations"].get(names.ANNOTATION_SECONDS, "nan")),
+            actual=None if actual is None else actual * time_scale,
+        )
+
+
+def plan_table(job: Object) -> Table:
+    """Return the plan of a job as its status tells it."""
+    plan = job["status"]["plan"]
+    factors = plan.get("factorisation") or {}
+    table = Table(
+        title=f"plan of {job['metadata']['name']}",
+        caption=f"rank {factors.get('rank', '-')}, {factors.get('explained', 1.0):.0%} explained; "
+        f"predicted {plan.get('makespanSeconds', 0.0):.0f} s in all",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for column in ("subtask", "server", "layers", "predicted s"):
+        table.add_column(column, justify="right" if column.endswith("s") else "left")
+    rows = plan.get("subtasks", [])
+    for row in rows[:ROWS]:
+        table.add_row(
+            row["name"],
+            row["server"],
+            str(row.get("layers", "all")),
+            f"{row.get('predictedSeconds', 0.0):.1f}",
+        )
+    if len(rows) > ROWS:
+        table.add_row(f"… and {len(rows) - ROWS} more", "", "", "")
+    return table
+
+
+def progress_table(jobs: Sequence[Object]) -> Table:
+    """Return how far the jobs are."""
+    table = Table(title="progress", title_justify="left")
+    for column in ("job", "state", "waiting", "running", "succeeded", "failed"):
+        table.add_column(column)
+    for job in jobs:
+        counts = job.get("status", {}).get("subtaskCounts", {})
+        numbers = (str(counts.get(key, 0)) for key in ("waiting", "running", "succeeded", "failed"))
+        table.add_row(job["metadata"]["name"], state(job), *numbers)
+    return table
+
+
+def outcome_table(job: Object, pods: Sequence[Object]) -> Table:
+    """Return every subtask's server, predicted and actual seconds."""
+    scale = float(job["spec"].get("runtime", {}).get("timeScale", 1.0))
+    table = Table(title=f"{job['metadata']['name']}: where and how long", title_justify="left")
+    for column in ("subtask", "server", "predicted s", "actual s"):
+        table.add_column(column, justify="right" if column.endswith("s") else "left")
+    for row in outcomes(pods, scale):
+        actual = "-" if row.actual is None else f"{row.actual:.1f}"
+        table.add_row(row.subtask, row.server, f"{row.predicted:.1f}", actual)
+    return table
+
+
+class Demo:
+    """The demo on one cluster."""
+
+    def __init__(self, cluster: Cluster, console: Console) -> None:
+        self.cluster = cluster
+        self.console = console
+
+    def get(self, kind: str, *options: str) -> list[dict[str, Any]]:
+        """Return the objects of a kind in the default namespace."""
+        listed = json.loads(self.cluster.kubectl("get", kind, "-o", "json", *options))
+        items: list[dict[str, Any]] = listed["items"]
+        return items
+
+    def apply(self) -> None:
+        """Apply the examples, as a user would."""
+        for example in EXAMPLES:
+            path = ROOT / "examples" / f"{example}.yaml"
+            self.console.print(f"$ kubectl apply -f examples/{path.name}")
+            self.console.print(self.cluster.kubectl("apply", "-f", str(path)).strip(), style="dim")
+
+    def follow(self) -> list[dict[str, Any]]:
+        """Show plans and progress until every job has ended; return the jobs."""
+        shown: set[str] = set()
+        deadline = time.monotonic() + TIMEOUT
+        with Live(console=self.console, refresh_per_second=4, transient=True) as live:
+            while True:
+                jobs = self.get("inferencejobs")
+                for job in jobs:
+                    if job["metadata"]["name"] not in shown and job.get("status", {}).get("plan"):
+                        shown.add(job["metadata"]["name"])
+                        live.console.print(plan_table(job))
+                live.update(Group(progress_table(jobs)))
+                ended = all(state(job) in ("Succeeded", "Failed") for job in jobs)
+                if (jobs and ended) or time.monotonic() > deadline:
+                    return jobs
+                time.sleep(0.5)
+
+    def show(self, jobs: Sequence[Object]) -> None:
+        """Print what became of the jobs, and the result of the DAG's containers."""
+        self.console.print(progress_table(jobs))
+        for job in jobs:
+            selector = f"{names.LABEL_JOB_UID}={job['metadata']['uid']}"
+            self.console.print(outcome_table(job, self.get("pods", "-l", selector)))
+        last = self.get("pods", "-l", f"{names.LABEL_JOB}=dag", "--sort-by=.status.startTime")[-1]
+        self.console.print("result of the DAG, from the log of its last task:", style="bold")
+        self.console.print(self.cluster.kubectl("logs", last["metadata"]["name"]).strip())
+
+
+@contextmanager
+def cluster(name: str, console: Console, *, keep: bool) -> Iterator[Cluster]:
+    """Bring the demo's cluster up, and down again unless it is to be kept."""
+    nodes = default_nodes(ROOT / "kind-config.yaml")
+    spec = ClusterSpec(nodes=nodes, simulated=rack(SIMULATED), evenkeel=True)
+    found = Cluster.up(name, spec, Terminal(console))
+    try:
+        found.kubectl("apply", "-f", "-", stdin=json.dumps(found.workspace("dag-workspace")))
+        yield found
+    finally:
+        if keep:
+            console.print(
+                f"kept: KUBECONFIG={found.kubeconfig} (evenkeel sandbox down --name {name})"
+            )
+        else:
+            found.down()
+
+
+def main() -> int:
+    """Run the demo; 0 when every job succeeded."""
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--name", default="demo", help="name of the sandbox")
+    parser.add_argument("--keep", action="store_true", help="leave the cluster running")
+    options = parser.parse_args()
+    console = Console()
+    started = time.monotonic()
+    with cluster(options.name, console, keep=options.keep) as found:
+        demo = Demo(found, console)
+        demo.apply()
+        jobs = demo.follow()
+        demo.show(jobs)
+    succeeded = [job["metadata"]["name"] for job in jobs if state(job) == "Succeeded"]
+    console.print(
+        f"{len(succeeded)} of {len(EXAMPLES)} jobs Succeeded in {time.monotonic() - started:.0f} s",
+        style="bold green" if len(succeeded) == len(EXAMPLES) else "bold red",
+    )
+    return 0 if len(succeeded) == len(EXAMPLES) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
