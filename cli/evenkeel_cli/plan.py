@@ -181,19 +181,11 @@ def _matrix(made: "Plan") -> Any:
     from evenkeel_core import explaining
 
     found = explaining.matrix(made)
-    alike: dict[tuple[float | None, ...], list[str]] = {}
-    for index, server in enumerate(found["servers"]):
-        column = tuple(row["seconds"][index] for row in found["rows"])
-        alike.setdefault(column, []).append(server)
-    heads = [_first_of(names) for names in alike.values()]
     return printing.table(
-        ("subtasks", *heads),
+        ("subtasks", *(_first_of(names) for names in found["servers"])),
         (
-            (
-                _first_of(row["subtasks"]),
-                *(printing.seconds(column[number]) for column in alike),
-            )
-            for number, row in enumerate(found["rows"][:ROWS])
+            (_first_of(names), *(printing.seconds(value) for value in row))
+            for names, row in zip(found["subtasks"][:ROWS], found["seconds"][:ROWS], strict=True)
         ),
         title="seconds on each server; - where it may not run",
     )

@@ -10,9 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evenkeel_core.plans import Assignment, Plan, Terms
+from evenkeel_core.plans import Assignment, Plan, Terms, costs
 from evenkeel_core.reasons import Reason
 from evenkeel_core.subtasks import Subtask
+
+TIE = 1e-9
+"""Share of the utility below which a difference is rounding."""
+SAME = 0.05
+"""Seconds that a table with one decimal does not show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +68,16 @@ class Alternative:
 def rows(plan: Plan) -> tuple[Row, ...]:
     """Return one row a subtask, in the order of the graph."""
     subtasks = {subtask.name: subtask for subtask in plan.graph.subtasks}
-    column = {server: index for index, server in enumerate(plan.servers)}
+    table = costs(plan)
     return tuple(
-        _row(plan, column, position, assignment, subtasks[assignment.subtask])
-        for position, assignment in enumerate(plan.assignments)
+        _row(table[number], assignment, subtasks[assignment.subtask])
+        for number, assignment in zip(plan.rows, plan.assignments, strict=True)
     )
 
 
-def _row(
-    plan: Plan,
-    column: Mapping[str, int],
-    position: int,
-    assignment: Assignment,
-    subtask: Subtask,
-) -> Row:
-    costs = _costs(plan, position)
+def _row(taken: Mapping[str, float], assignment: Assignment, subtask: Subtask) -> Row:
     other = assignment.runner_up
-    there = costs[column[other]] if other in column and costs else None
+    there = None if other is None else _finite(taken[other])
     return Row(
         name=assignment.subtask,
         task=subtask.task,
@@ -91,15 +89,11 @@ def _row(
         seconds=assignment.seconds,
         terms=assignment.terms,
         runner_up=other,
-        runner_up_seconds=there if there is not None and math.isfinite(there) else None,
+        runner_up_seconds=there,
         regret=assignment.regret,
         shortlist=assignment.shortlist,
         why=_why(assignment, subtask, there),
     )
-
-
-def _costs(plan: Plan, position: int) -> tuple[float, ...]:
-    return plan.costs[plan.rows[position]] if plan.rows else ()
 
 
 def _why(assignment: Assignment, subtask: Subtask, there: float | None) -> str:
@@ -112,14 +106,17 @@ def _why(assignment: Assignment, subtask: Subtask, there: float | None) -> str:
     if assignment.runner_up is None:
         return "no other server may run it"
     other = assignment.runner_up
+    if abs(assignment.regret) <= TIE * abs(assignment.terms.utility):
+        return f"no better than {other}: a tie"
     if assignment.regret < 0:
         return f"{other} would serve it better, but not the job as a whole"
-    slower = None if there is None else there - assignment.seconds
-    if slower is not None and slower > 0:
-        return f"takes {slower:.1f} s less than on {other}, the runner-up"
-    if slower is not None and slower < 0:
+    slower = 0.0 if there is None else there - assignment.seconds
+    if slower > SAME:
+        return f"takes {slower:.1f} s less than on {other}"
+    if slower < -SAME:
         return f"takes {-slower:.1f} s more than on {other}, which has more to do already"
-    return f"as fast as on {other}, where it would wait longer or be further from its data"
+    load, edges = assignment.terms.load, assignment.terms.edges
+    return f"as fast as on {other}, where " + ("more waits" if load <= edges else "data is further")
 
 
 def shares(plan: Plan) -> tuple[Share, ...]:
@@ -151,14 +148,13 @@ def alternatives(plan: Plan, subtask: str) -> tuple[Alternative, ...]:
     ValueError
         If the plan has no such `subtask`.
     """
-    names = [assignment.subtask for assignment in plan.assignments]
-    if subtask not in names:
-        raise ValueError(f"`subtask` {subtask} is none of the plan's {len(names)}")
-    position = names.index(subtask)
+    position = next((n for n, a in enumerate(plan.assignments) if a.subtask == subtask), None)
+    if position is None:
+        raise ValueError(f"`subtask` {subtask} is none of the plan's {len(plan.assignments)}")
     order = {server: n for n, server in enumerate(plan.assignments[position].shortlist, start=1)}
     found = [
         Alternative(server, order.get(server), _finite(seconds))
-        for server, seconds in zip(plan.servers, _costs(plan, position), strict=True)
+        for server, seconds in costs(plan)[plan.rows[position]].items()
     ]
     return tuple(
         sorted(
@@ -242,19 +238,18 @@ def _finite(value: float) -> float | None:
 
 
 def matrix(plan: Plan) -> dict[str, Any]:
-    """Return the cost matrix by classes of alike subtasks: seconds, None where it may not run."""
-    members: dict[int, list[str]] = {}
+    """Return the cost matrix by classes: seconds, None where a subtask may not run.
+
+    ``servers`` has the members of each class of servers, ``subtasks`` of each class of subtasks.
+    """
+    servers: dict[int, list[str]] = {}
+    for server, column in zip(plan.servers, plan.columns, strict=True):
+        servers.setdefault(column, []).append(server)
+    subtasks: dict[int, list[str]] = {}
     for assignment, row in zip(plan.assignments, plan.rows, strict=True):
-        members.setdefault(row, []).append(assignment.subtask)
+        subtasks.setdefault(row, []).append(assignment.subtask)
     return {
-        "servers": list(plan.servers),
-        "rows": [
-            {
-                "subtasks": members[number],
-                "seconds": [
-                    value if math.isfinite(value) else None for value in plan.costs[number]
-                ],
-            }
-            for number in sorted(members)
-        ],
+        "servers": [servers[column] for column in sorted(servers)],
+        "subtasks": [subtasks[row] for row in sorted(subtasks)],
+        "seconds": [[_finite(value) for value in plan.costs[row]] for row in sorted(subtasks)],
     }

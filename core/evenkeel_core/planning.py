@@ -124,7 +124,7 @@ def _solve(job: Job, graph: TaskGraph, problem: Problem, settings: PlanSettings)
         tried.append(_Solution(state, times, balance, partitioning.total_cost(problem, begin)))
     best = min(tried, key=lambda solution: solution.times.makespan)
     assignments = _assignments(graph, problem, best, scale, settings.shortlist)
-    rows, kinds = _cost_classes(problem.cost)
+    table = _cost_table(problem.cost)
     return Plan(
         job=job.key,
         graph=graph,
@@ -143,17 +143,43 @@ def _solve(job: Job, graph: TaskGraph, problem: Problem, settings: PlanSettings)
         makespan=Seconds(best.times.makespan),
         servers=problem.servers,
         rates=tuple(problem.rate.tolist()),
-        costs=kinds,
-        rows=rows,
+        columns=table.columns,
+        costs=table.costs,
+        rows=table.rows,
     )
 
 
-def _cost_classes(cost: Floats) -> tuple[tuple[int, ...], tuple[tuple[float, ...], ...]]:
-    """Return the row of each subtask among the distinct rows, in the order of appearance."""
+@dataclass(frozen=True, slots=True)
+class _CostTable:
+    """The distinct rows and columns of a cost matrix, and where each came from."""
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    costs: tuple[tuple[float, ...], ...]
+
+
+def _cost_table(cost: Floats) -> _CostTable:
+    """Return each distinct row and column once, in the order of appearance.
+
+    A plan goes on record whole: thousands of servers of a few kinds must not make it large.
+    """
+    columns, firsts = _classes(cost.T)
+    rows, kinds = _classes(cost[:, firsts])
+    return _CostTable(rows, columns, tuple(map(tuple, cost[np.ix_(kinds, firsts)].tolist())))
+
+
+def _classes(lines: Floats) -> tuple[tuple[int, ...], list[int]]:
+    """Return the class of each line among the distinct ones, and the first line of each class."""
     numbers: dict[bytes, int] = {}
-    rows = tuple(numbers.setdefault(row.tobytes(), len(numbers)) for row in cost)
-    kinds = tuple(tuple(np.frombuffer(key).tolist()) for key in numbers)
-    return rows, kinds
+    firsts: list[int] = []
+    found = []
+    for index, line in enumerate(np.ascontiguousarray(lines)):
+        key = line.tobytes()
+        if key not in numbers:
+            numbers[key] = len(firsts)
+            firsts.append(index)
+        found.append(numbers[key])
+    return tuple(found), firsts
 
 
 def _assignments(
@@ -341,7 +367,7 @@ def _merged(previous: Plan, solved: Plan, graph: TaskGraph, problem: Problem) ->
     state = np.array([number.get(places[s.name].server, NOWHERE) for s in graph.subtasks])
     times = timetabling.timetable(problem, state.astype(np.int64))
     begins = {s.name: float(times.start[index]) for index, s in enumerate(graph.subtasks)}
-    rows, kinds = _cost_classes(problem.cost)
+    table = _cost_table(problem.cost)
     return replace(
         previous,
         graph=graph,
@@ -351,8 +377,9 @@ def _merged(previous: Plan, solved: Plan, graph: TaskGraph, problem: Problem) ->
         makespan=Seconds(times.makespan),
         servers=problem.servers,
         rates=tuple(problem.rate.tolist()),
-        costs=kinds,
-        rows=rows,
+        columns=table.columns,
+        costs=table.costs,
+        rows=table.rows,
         stable=solved.stable,
     )
 

@@ -4,6 +4,7 @@ A plan without its explanation can not be made: `Assignment` carries the terms o
 and the runner-up, `Refusal` the binding resource and the missing amount.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from evenkeel_core.quantities import Seconds
@@ -91,11 +92,13 @@ class Plan:
     makespan: Seconds = Seconds(0.0)
     """Predicted, from start to the end of the last subtask, waves included."""
     servers: tuple[str, ...] = ()
-    """The columns of `costs`."""
+    """All that were planned for, sorted by name."""
+    columns: tuple[int, ...] = field(default=(), repr=False)
+    """Number of its column in `costs`, for each of `servers`: alike ones share one."""
     rates: tuple[float, ...] = field(default=(), repr=False)
     """R_i of each of `servers` for this job, reference seconds per second."""
     costs: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
-    """Seconds on each server, inf where it may not run; one row a class of alike subtasks."""
+    """Seconds, inf where it may not run: a row a class of subtasks, a column a class of servers."""
     rows: tuple[int, ...] = field(default=(), repr=False)
     """Number of its row in `costs`, for each of `assignments`."""
 
@@ -103,3 +106,29 @@ class Plan:
     def feasible(self) -> bool:
         """Tell whether every subtask has a server."""
         return not self.refusals
+
+
+class Costs(Mapping[str, float]):
+    """What one class of subtasks takes on every server, by the server's name."""
+
+    def __init__(self, columns: Mapping[str, int], row: tuple[float, ...]) -> None:
+        self._columns = columns
+        self._row = row
+
+    def __getitem__(self, server: str) -> float:
+        """Return the seconds on a server, inf where it may not run."""
+        return self._row[self._columns[server]]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the servers."""
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        """Return how many servers there are."""
+        return len(self._columns)
+
+
+def costs(plan: Plan) -> tuple[Costs, ...]:
+    """Return the rows of a plan's costs, each by server; `Plan.rows` numbers them."""
+    columns = dict(zip(plan.servers, plan.columns, strict=True))
+    return tuple(Costs(columns, row) for row in plan.costs)

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from evenkeel_core.plans import Assignment, Plan
+from evenkeel_core.plans import Assignment, Plan, costs
 from evenkeel_core.quantities import Vector, minus
 from evenkeel_core.servers import Server, rate
 from evenkeel_core.subtasks import Subtask
@@ -143,7 +143,7 @@ def _subtasks(config_map: Object) -> dict[tuple[str, str], Planned]:
     except plans.RecordError:
         return {}
     subtasks = {subtask.name: subtask for subtask in plan.graph.subtasks}
-    rows = [dict(zip(plan.servers, row, strict=True)) for row in plan.costs]
+    rows = costs(plan)
     rates = dict(zip(plan.servers, plan.rates, strict=True))
     return {
         (uid, place.subtask[:63].rstrip("-.")): Planned(
