@@ -23,6 +23,11 @@ from evenkeel_kube import names, nodes
 Object = Mapping[str, Any]
 
 
+INERTIA = 0.25
+"""In units of ĉ, the cost of a typical subtask of the job: a quarter of it is less than the
+prediction is usually wrong by."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A pod that kube-scheduler asks about."""
@@ -162,19 +167,24 @@ def prioritized(
     """Return 10 for exactly one candidate and at most 9 for the rest, ties by name.
 
     kube-scheduler breaks ties at random; the utilities' order is kept and their distances
-    are shown as far as ten steps can.
+    are shown as far as ten steps can. The planned server stays first while another is better by
+    no more than `INERTIA`: a plan is left for a reason, not for the noise of what just ended.
     """
     terms = utilities(snapshot, pod, candidates, assumed)
     if terms is None:
         return [HostPriority(name, 0) for name in candidates]
     value = {name: term.utility for name, term in zip(candidates, terms, strict=True)}
     order = sorted(candidates, key=lambda name: (-value[name], name))
+    chosen = order[0]
+    wanted = pod.planned.assignment.server if pod.planned is not None else ""
+    if wanted in value and value[wanted] >= value[chosen] - INERTIA:
+        chosen = wanted
     finite = [value[name] for name in order if np.isfinite(value[name])]
     worst, best = (min(finite), max(finite)) if finite else (0.0, 0.0)
     span = best - worst
 
     def score(name: str) -> int:
-        if name == order[0]:
+        if name == chosen:
             return MOST
         if not np.isfinite(value[name]):
             return 0

@@ -272,12 +272,14 @@ class Operator:
         self, views: Mapping[str, View], decisions: Mapping[str, Decision], snapshot: Snapshot
     ) -> None:
         """Make the plans that are asked for; in a thread, for the loop has a Lease to renew."""
+        fresh: dict[str, float] = {}
         for key, decision in decisions.items():
             view = views[key]
             if view.job is None or not (decision.plan or decision.replan):
                 continue
             uid = view.manifest["metadata"]["uid"]
-            loads = gathering.loads(snapshot.own, uid)
+            # Plans of this very pass have no pods yet that would show in the snapshot.
+            loads = _sum(gathering.loads(snapshot.own, uid), fresh)
             servers = list(snapshot.servers.values())
             began = time.monotonic()
             if decision.plan:
@@ -286,6 +288,9 @@ class Operator:
                 made = await asyncio.to_thread(_replan, view, decision, servers, loads)
             metrics.PLAN_SECONDS.observe(time.monotonic() - began)
             self._take_over(view, decision, made)
+            if decision.plan:
+                names_ = {subtask.group for subtask in made.graph.subtasks}
+                fresh = _sum(fresh, planning.committed(made, names_))
 
     def _take_over(self, view: View, decision: Decision, made: Plan) -> None:
         memory = self._memory[view.manifest["metadata"]["uid"]]
@@ -445,11 +450,15 @@ def _replan(view: View, decision: Decision, servers: list[Any], loads: dict[str,
         for group in deciding.groups(view.job, view.record)
         if group.name in kept and group.index not in done
     }
-    for server, work in planning.committed(view.record.plan, open_groups).items():
-        loads[server] = loads.get(server, 0.0) + work
+    loads = _sum(loads, planning.committed(view.record.plan, open_groups))
     return planning.replan(
         view.job, view.record.plan, set(decision.replan), servers, loads, avoid=decision.replan
     )
+
+
+def _sum(left: Mapping[str, float], right: Mapping[str, float]) -> dict[str, float]:
+    """Return the sum of two loads by server."""
+    return {name: left.get(name, 0.0) + right.get(name, 0.0) for name in {**left, **right}}
 
 
 def _transitions(before: Object, after: Object) -> bool:
