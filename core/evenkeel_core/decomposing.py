@@ -6,8 +6,8 @@ members are sized for, and pinned to, their servers. A template task becomes its
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +18,7 @@ from evenkeel_core.jobs import (
     OVERLAP,
     Inference,
     Job,
+    Overlap,
     Task,
     Template,
 )
@@ -44,9 +45,8 @@ SHARDS_PER_SLOT = 3
 """Shards for each place that could run one: a fast server takes more of them than a slow one."""
 LEAST_SECONDS = 5.0
 """A shard shorter than this is mostly start-up."""
-SLOWER_REPLICA = 3.0
-"""A further pipeline is worth its servers while it is at most so many times slower than the
-first."""
+WORTH = 0.05
+"""A further pipeline is worth its servers when it takes so much of the time off."""
 
 
 def decompose(job: Job, servers: Sequence[Server]) -> TaskGraph | tuple[Refusal, ...]:
@@ -280,27 +280,71 @@ def _pipelines(
 ) -> list[Subtask] | Refusal:
     wanted = work.parallelism.data
     allowed = [s for s in servers if _may_hold_a_stage(task, s)]
-    cuts: list[pipelines.Cut] = []
-    used: set[str] = set()
     whole = costs.tokens(work, 0, work.requests.count)
-    while len(cuts) < min(wanted or len(servers), work.requests.count):
-        free = [server for server in allowed if server.name not in used]
-        found = _best_cut(work, whole, free)
-        if found is None or (wanted is None and _not_worth(found, cuts)):
-            break
-        cuts.append(found)
-        used |= {server for server, _ in found.stages}
-    if not cuts or (wanted is not None and len(cuts) < wanted):
-        return _no_pipeline(task, work, allowed, len(cuts), wanted or 1)
     by_name = {server.name: server for server in servers}
-    spans = ranges(work, [1 / cut.seconds for cut in cuts])
+    free = [_candidate(work, whole, server) for server in allowed]
+    replicas: list[_Replica] = []
+    end = math.inf
+    while len(replicas) < min(wanted or len(servers), work.requests.count):
+        found = _cut_of(work, free)
+        if found is None:
+            break
+        more = [*replicas, _Replica(found, _loading(work, found, by_name))]
+        sooner = _end(more)
+        if wanted is None and sooner > end * (1 - WORTH):
+            break
+        replicas, end = more, sooner
+        used = {server for server, _ in found.stages}
+        free = [candidate for candidate in free if candidate.server not in used]
+    if not replicas or (wanted is not None and len(replicas) < wanted):
+        return _no_pipeline(task, work, allowed, len(replicas), wanted or 1)
+    spans = ranges(work, [replica.share(end) for replica in replicas])
     return [
         member
-        for number, (cut, span) in enumerate(zip(cuts, spans, strict=True))
+        for number, (replica, span) in enumerate(zip(replicas, spans, strict=True))
         for member in _members(
-            task, work, by_name, f"{task.name}-{number}", index + number, span, cut.stages
+            task, work, by_name, f"{task.name}-{number}", index + number, span, replica.cut.stages
         )
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Replica:
+    """A pipeline that could take a share of the requests."""
+
+    cut: pipelines.Cut
+    loading: float
+    """Seconds before the first request, however small its share is."""
+
+    def share(self, end: float) -> float:
+        """Return the share of all requests it can have done by a time, 0 to 1."""
+        working = max(self.cut.seconds - self.loading, costs.MIN_WORK)
+        return max(0.0, (end - self.loading) / working)
+
+
+def _end(replicas: Sequence[_Replica]) -> float:
+    """Return when the requests are done if all replicas end together: water-filling.
+
+    A replica that would still be loading then gets none.
+    """
+    end = math.inf
+    slope = level = 0.0
+    for replica in sorted(replicas, key=lambda replica: replica.loading):
+        if replica.loading >= end:
+            break
+        rate = 1 / max(replica.cut.seconds - replica.loading, costs.MIN_WORK)
+        slope, level = slope + rate, level + rate * replica.loading
+        end = (1 + level) / slope
+    return end
+
+
+def _loading(work: Inference, cut: pipelines.Cut, servers: Mapping[str, Server]) -> float:
+    """Return how long a pipeline's weights take: as the engine's stages work, so they load."""
+    each = [
+        costs.load_seconds(work.model, layers * work.model.layer_bytes, servers[name])
+        for name, layers in cut.stages
+    ]
+    return sum(each) if OVERLAP[work.engine] is Overlap.SUM else max(each)
 
 
 def recut(
@@ -333,14 +377,13 @@ def recut(
     return _members(task, work, by_name, group, index, requests, found.stages)
 
 
-def _not_worth(found: pipelines.Cut, cuts: Sequence[pipelines.Cut]) -> bool:
-    return bool(cuts) and found.seconds > SLOWER_REPLICA * cuts[0].seconds
-
-
 def _best_cut(
     work: Inference, part: costs.Tokens, servers: Sequence[Server]
 ) -> pipelines.Cut | None:
-    candidates = [_candidate(work, part, server) for server in servers]
+    return _cut_of(work, [_candidate(work, part, server) for server in servers])
+
+
+def _cut_of(work: Inference, candidates: Sequence[pipelines.Candidate]) -> pipelines.Cut | None:
     return pipelines.cut(
         work.model.layers,
         candidates,
