@@ -20,15 +20,15 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from evenkeel_kube import names
+from evenkeel_kube import names, racks
 from evenkeel_sandbox.clusters import Cluster
 from evenkeel_sandbox.progress import Terminal
-from evenkeel_sandbox.simulated import rack
+from evenkeel_sandbox.simulated import described
 from evenkeel_sandbox.specs import ClusterSpec, default_nodes
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ("llama-8b-batch", "llama-70b-pipeline", "dag")
-SIMULATED = 50
+SERVERS = ROOT / "examples" / "servers.yaml"
 TIMEOUT = 300.0
 """Seconds until the demo gives up; a warm run takes a fifth of it."""
 ROWS = 12
@@ -75,9 +75,14 @@ def seconds(pod: Object) -> float | None:
     return (end - start).total_seconds()
 
 
+def _numbers(name: str) -> list[tuple[int, str]]:
+    """Return what sorts names by the numbers in them, as people count."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in name.split("-")]
+
+
 def outcomes(pods: Sequence[Object], time_scale: float) -> Iterator[Outcome]:
     """Yield what became of each subtask, in the order of their names."""
-    for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
+    for pod in sorted(pods, key=lambda pod: _numbers(str(pod["metadata"]["name"]))):
         metadata = pod["metadata"]
         actual = seconds(pod)
         yield Outcome(
@@ -190,7 +195,10 @@ class Demo:
 def cluster(name: str, console: Console, *, keep: bool) -> Iterator[Cluster]:
     """Bring the demo's cluster up, and down again unless it is to be kept."""
     nodes = default_nodes(ROOT / "kind-config.yaml")
-    spec = ClusterSpec(nodes=nodes, simulated=rack(SIMULATED), evenkeel=True)
+    rack = racks.read(SERVERS.read_text(encoding="utf-8"))
+    spec = ClusterSpec(
+        nodes=nodes, simulated=described(rack), profiles=rack.profiles, evenkeel=True
+    )
     found = Cluster.up(name, spec, Terminal(console))
     try:
         found.kubectl("apply", "-f", "-", stdin=json.dumps(found.workspace("dag-workspace")))
