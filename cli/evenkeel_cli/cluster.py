@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from evenkeel_cli.failing import FAILED, Failure
+from evenkeel_cli.failing import Failure
 
 if TYPE_CHECKING:
     from evenkeel_core.servers import Server
@@ -51,7 +51,7 @@ def ask(
     try:
         return asyncio.run(connected())
     except configuration.ConfigurationError as error:
-        raise Failure(str(error), FAILED) from None
+        raise Failure(str(error)) from None
     except client.Unavailable as error:
         raise Failure(
             f"the API server does not answer: {error.message}; is the cluster up, and does the "

@@ -6,7 +6,7 @@ import typer
 
 from evenkeel_cli import cluster, printing
 from evenkeel_cli.cluster import Kubeconfig, Namespace
-from evenkeel_cli.failing import NOT_PLACED, USAGE, Failure, reported
+from evenkeel_cli.failing import NOT_PLACED, Failure, reported
 from evenkeel_cli.printing import Format, Output
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def explain(
     """Say why each subtask was given its server, and why one is elsewhere.
 
     Without SUBTASK: the reasons of the whole plan. With it: every server
-    it could have had, with the seconds it would take there. Exit status 3
+    it could have had, with the seconds it would take there. Exit status 1
     says that the job has no plan.
 
       evenkeel explain llama-8b-batch
@@ -44,7 +44,7 @@ def explain(
       evenkeel explain dag count-1 --extender http://127.0.0.1:8888
     """
     if extender is not None and subtask is None:
-        raise Failure("--extender explains one subtask; name it after the job", USAGE)
+        raise Failure("--extender explains one subtask; name it after the job")
 
     async def question(api: "Client", own: str) -> tuple[cluster.Running, list["Server"]]:
         return await cluster.running(api, own, job), await cluster.servers(api)
@@ -194,7 +194,7 @@ def _live(extender: str, namespace: str, pod: str) -> Any:
     import urllib.request
 
     if not extender.startswith(("http://", "https://")):
-        raise Failure("--extender must be a URL such as http://127.0.0.1:8888", USAGE)
+        raise Failure("--extender must be a URL such as http://127.0.0.1:8888")
     url = f"{extender.rstrip('/')}/explain/{namespace}/{pod}"
     try:
         with urllib.request.urlopen(url, timeout=EXTENDER_SECONDS) as answer:  # noqa: S310

@@ -7,16 +7,14 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 OK = 0
-FAILED = 1
-"""The world is broken: a file can't be read, the cluster does not answer, there is no such job."""
-USAGE = 2
-"""The command line or a file breaks a rule."""
-NOT_PLACED = 3
-"""The job is valid but can't be placed, or it has failed."""
+NOT_PLACED = 1
+"""There is an answer, and it is no: the job can't be placed, or it has failed."""
+TROUBLE = 2
+"""There is no answer: the command line or a file breaks a rule, or the cluster is out of reach."""
 
 EXIT_STATUSES = (
-    "Exit status: 0 done; 1 a file or the cluster can't be reached, or there is no such job; "
-    "2 the command line or a file breaks a rule; 3 the job can't be placed, or has failed."
+    "Exit status: 0 done; 1 the job can't be placed, or has failed; 2 there is no answer, because "
+    "the command line or a file breaks a rule, or the cluster can't be reached."
 )
 
 _P = ParamSpec("_P")
@@ -26,7 +24,7 @@ _R = TypeVar("_R")
 class Failure(Exception):
     """Something the user can act on: says what, where, why and what to do."""
 
-    def __init__(self, message: str, status: int = FAILED) -> None:
+    def __init__(self, message: str, status: int = TROUBLE) -> None:
         super().__init__(message)
         self.status = status
 
@@ -44,6 +42,6 @@ def reported(command: Callable[_P, _R]) -> Callable[_P, _R]:
         except BrokenPipeError:
             # Whoever read our output has gone: `evenkeel plan … | head`.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(FAILED)
+            sys.exit(TROUBLE)
 
     return run

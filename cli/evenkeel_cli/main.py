@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import typer
 
 from evenkeel_cli import explain, plan, status
-from evenkeel_cli.failing import EXIT_STATUSES, FAILED
+from evenkeel_cli.failing import EXIT_STATUSES, TROUBLE
 
 HELP = f"""Plans and follows large-model inference over unlike servers.
 
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
             f"evenkeel: a defect of evenkeel itself: {type(error).__name__}: {error} "
             "(EVENKEEL_DEBUG=1 shows where)\n"
         )
-        sys.exit(FAILED)
+        sys.exit(TROUBLE)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evenkeel_cli.failing import FAILED, USAGE, Failure
+from evenkeel_cli.failing import Failure
 
 MAX_BYTES = 64 * 1024**2
 """Of one file: far more than an API server would take."""
@@ -26,36 +26,41 @@ def text(path: Path) -> str:
         if str(path) == "-":
             return sys.stdin.read(MAX_BYTES)
         if path.is_file() and path.stat().st_size > MAX_BYTES:
-            raise Failure(f"{path}: larger than {MAX_BYTES} bytes; no manifest is", USAGE)
+            raise Failure(f"{path}: larger than {MAX_BYTES} bytes; no manifest is")
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise Failure(f"{path}: can't be read: {error.strerror}", FAILED) from None
+        raise Failure(f"{path}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise Failure(f"{path}: is no text in UTF-8", USAGE) from None
+        raise Failure(f"{path}: is no text in UTF-8") from None
 
 
 def job_file(path: Path) -> JobFile:
     """Return the one InferenceJob of a file and what stands beside it."""
-    import yaml
+    from evenkeel_kube import documents as kube_documents
 
-    content = text(path)
     try:
-        documents = [item for item in yaml.safe_load_all(content) if item is not None]
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        said = getattr(error, "problem", None) or error
-        raise Failure(f"{path}: is no YAML: {said}{where}", USAGE) from None
+        documents = kube_documents.load(text(path))
+    except kube_documents.InvalidYaml as error:
+        raise Failure(f"{path}: {error}") from None
     found = [item for item in documents if _kind(item) == "InferenceJob"]
     if len(found) != 1:
         kinds = ", ".join(_kind(item) or "something else" for item in documents) or "nothing"
-        raise Failure(f"{path}: must have exactly one InferenceJob, has {kinds}", USAGE)
-    maps = {
-        str((item.get("metadata") or {}).get("name")): item.get("data") or {}
-        for item in documents
-        if _kind(item) == "ConfigMap"
-    }
-    return JobFile(found[0], maps)
+        raise Failure(f"{path}: must have exactly one InferenceJob, has {kinds}")
+    return JobFile(
+        found[0], dict(_config_map(path, i) for i in documents if _kind(i) == CONFIG_MAP)
+    )
+
+
+CONFIG_MAP = "ConfigMap"
+
+
+def _config_map(path: Path, document: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    metadata, data = document.get("metadata"), document.get("data") or {}
+    if not isinstance(metadata, Mapping) or not metadata.get("name"):
+        raise Failure(f"{path}: a ConfigMap without metadata.name; give it one")
+    if not isinstance(data, Mapping):
+        raise Failure(f"{path}: ConfigMap {metadata['name']}: data must be a mapping")
+    return str(metadata["name"]), data
 
 
 def _kind(document: Any) -> str:

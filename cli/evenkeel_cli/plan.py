@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evenkeel_cli import manifests, printing
-from evenkeel_cli.failing import NOT_PLACED, USAGE, Failure, reported
+from evenkeel_cli.failing import NOT_PLACED, Failure, reported
 from evenkeel_cli.printing import Format, Output
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def plan(
 
     Prints which server would run which part, from when and for how long,
     why there, and what the next best server would cost. A job that can't
-    be placed says what is missing, and exits with 3.
+    be placed says what is missing, and exits with 1.
 
       cd examples && evenkeel plan -f dag.yaml --servers servers.yaml
 
@@ -51,7 +51,7 @@ def plan(
     from evenkeel_core import explaining, planning
 
     if str(file) == "-" == str(servers):
-        raise Failure("-f and --servers can't both be standard input", USAGE)
+        raise Failure("-f and --servers can't both be standard input")
     job = read_job(file)
     rack = read_servers(servers)
     made = planning.plan(job, rack)
@@ -73,7 +73,7 @@ def read_servers(path: Path) -> "list[Server]":
     try:
         return racks.read(manifests.text(path)).servers()
     except racks.InvalidServers as error:
-        raise Failure(f"{path}: {error}", USAGE) from None
+        raise Failure(f"{path}: {error}") from None
 
 
 def read_job(path: Path) -> "Job":
@@ -95,13 +95,12 @@ def read_job(path: Path) -> "Job":
             if data is None or reference.key not in data:
                 raise Failure(
                     f"{path}: input.configMapRef names {reference.name}, key {reference.key}, "
-                    "which is not in the file; put the ConfigMap beside the job",
-                    USAGE,
+                    "which is not in the file; put the ConfigMap beside the job"
                 )
             lines = jobs.request_lines(str(data[reference.key]))
         return jobs.job(found.job, lines=lines)
     except jobs.InvalidJob as error:
-        raise Failure(f"{path}: {error}", USAGE) from None
+        raise Failure(f"{path}: {error}") from None
 
 
 def _print(made: "Plan", show: Show | None) -> None:

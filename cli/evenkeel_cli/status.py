@@ -9,7 +9,7 @@ import typer
 
 from evenkeel_cli import cluster, printing
 from evenkeel_cli.cluster import Kubeconfig, Namespace
-from evenkeel_cli.failing import NOT_PLACED, USAGE, Failure, reported
+from evenkeel_cli.failing import NOT_PLACED, Failure, reported
 from evenkeel_cli.printing import Format, Output
 
 if TYPE_CHECKING:
@@ -42,16 +42,16 @@ def status(
 
     Predicted and actual seconds are in the time of the prediction: real
     seconds of a simulator are multiplied with its timeScale. Exit status
-    3 says that the job has failed.
+    1 says that the job has failed.
 
       evenkeel status
 
       evenkeel status llama-8b-batch --watch
     """
     if watch and output is Output.json:
-        raise Failure("--watch prints tables; leave --output json out", USAGE)
+        raise Failure("--watch prints tables; leave --output json out")
     if watch and job is None:
-        raise Failure("--watch follows one job; name it", USAGE)
+        raise Failure("--watch follows one job; name it")
     if job is None:
 
         async def listed(api: "Client", own: str) -> list[cluster.Object]:

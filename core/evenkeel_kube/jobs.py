@@ -109,8 +109,9 @@ def parse(manifest: Object) -> api.InferenceJob:
         raise InvalidJob("kind must be InferenceJob")
     if manifest.get("apiVersion") != names.API_VERSION:
         raise InvalidJob(f"apiVersion must be {names.API_VERSION}")
-    if not isinstance(manifest.get("metadata"), Mapping) or not manifest["metadata"].get("name"):
-        raise InvalidJob("metadata.name is missing")
+    metadata = manifest.get("metadata")
+    if not isinstance(metadata, Mapping) or not isinstance(metadata.get("name"), str):
+        raise InvalidJob("metadata.name is missing, or no text")
     if not isinstance(manifest.get("spec"), Mapping):
         raise InvalidJob("spec is missing")
     try:
@@ -351,11 +352,14 @@ SIMULATED = Toleration(names.TAINT_SIMULATED, "Equal", "fake", "NoSchedule")
 def _constraints(spec: api.Spec, pod: Object, *, simulated: bool) -> Constraints:
     """Return where a task's pods may run: the job's wishes and those of the template."""
     own = [toleration.model_dump(by_alias=True) for toleration in spec.tolerations or ()]
-    tolerations = [toleration(item) for item in [*own, *(pod.get("tolerations") or ())]]
+    try:
+        tolerations = [toleration(item) for item in [*own, *(pod.get("tolerations") or ())]]
+    except (AttributeError, TypeError):
+        raise InvalidJob("template.spec.tolerations: must be a list of tolerations") from None
     if simulated:
         tolerations.append(SIMULATED)
-    job_terms = _terms(spec.affinity or {})
-    pod_terms = _terms(pod.get("affinity") or {})
+    job_terms = _stated_terms(spec.affinity, "spec.affinity")
+    pod_terms = _stated_terms(pod.get("affinity"), "template.spec.affinity")
     return Constraints(
         node_selector={**(spec.node_selector or {}), **(pod.get("nodeSelector") or {})},
         tolerations=tuple(tolerations),
@@ -378,6 +382,23 @@ def toleration(item: Object) -> Toleration:
         item.get("value", ""),
         item.get("effect", ""),
     )
+
+
+OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
+
+
+def _stated_terms(affinity: Object | None, field: str) -> tuple[Term, ...]:
+    """Return the required node affinity a user wrote; the API server has not looked into it."""
+    try:
+        terms = _terms(affinity or {})
+    except (AttributeError, KeyError, TypeError):
+        message = "nodeSelectorTerms must be a list of matchExpressions with key and operator"
+        raise InvalidJob(f"{field}.nodeAffinity: {message}") from None
+    for expression in (expression for term in terms for expression in term):
+        if expression.operator not in OPERATORS:
+            known = ", ".join(OPERATORS)
+            raise InvalidJob(f"{field}.nodeAffinity: operator must be one of {known}")
+    return terms
 
 
 def _terms(affinity: Object) -> tuple[Term, ...]:

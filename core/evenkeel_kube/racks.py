@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import yaml
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from evenkeel_core import facts
 from evenkeel_core.servers import Server
-from evenkeel_kube import amounts, names, nodes
+from evenkeel_kube import amounts, documents, names, nodes
 from evenkeel_kube.kinds.schema import Api, Labels, ObjectName
 from evenkeel_kube.kinds.schema import Text as ShortText
+from evenkeel_kube.kinds.serverprofile import ServerProfile
 
 Object = dict[str, Any]
 
@@ -33,7 +33,8 @@ RESOURCES = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Huawei": "huawei
 def _quantity(value: object) -> str:
     """Take a number for the quantity it looks like: YAML reads ``cpu: 64`` as one."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"`{value}` is not a quantity such as 500m, 2 or 16Gi")
+        # pydantic collects ValueErrors only.
+        raise ValueError(f"`{value}` is not a quantity such as 500m, 2 or 16Gi")  # noqa: TRY004
     if amounts.parse(value) < 0:
         raise ValueError(f"`{value}` is negative")
     return str(value)
@@ -125,15 +126,15 @@ def read(text: str) -> Rack:
         If a rule is broken; the message names the server, the field and the rule.
     """
     try:
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
-    except yaml.YAMLError as error:
-        raise InvalidServers(f"no YAML: {_problem(error)}") from None
+        read = documents.load(text)
+    except documents.InvalidYaml as error:
+        raise InvalidServers(str(error)) from None
     found, profiles = [], []
-    for where, entry in _entries(documents):
+    for where, entry in _entries(read):
         if not isinstance(entry, Mapping):
             raise InvalidServers(f"{where}: must be a mapping with a name, not {entry!r}")
         if entry.get("kind") == "ServerProfile":
-            profiles.append(_named(entry, where))
+            profiles.append(_profile(entry, where))
         elif entry.get("kind") == "Node":
             found.append(_node(entry, where))
         elif "kind" in entry:
@@ -146,16 +147,10 @@ def read(text: str) -> Rack:
     return Rack(tuple(found), tuple(profiles))
 
 
-def _problem(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    said = str(getattr(error, "problem", None) or error)
-    return f"{said} in line {mark.line + 1}" if mark else said
-
-
-def _entries(documents: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+def _entries(read: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     """Yield every entry with where it stands: lists and v1 Lists are opened."""
-    for number, document in enumerate(documents, start=1):
-        where = f"document {number}" if len(documents) > 1 else "servers"
+    for number, document in enumerate(read, start=1):
+        where = f"document {number}" if len(read) > 1 else "servers"
         if isinstance(document, Mapping) and str(document.get("kind", "")).endswith("List"):
             document = document.get("items")
         if isinstance(document, Mapping) and set(document) == {"servers"}:
@@ -175,7 +170,12 @@ def _named(entry: Mapping[str, Any], where: str) -> Object:
 
 def _node(entry: Mapping[str, Any], where: str) -> Object:
     node = _named(entry, where)
-    name, status = node["metadata"]["name"], node.get("status") or {}
+    name = node["metadata"]["name"]
+    try:
+        _NodeShape.model_validate(node)
+    except ValidationError as error:
+        raise InvalidServers(f"{name}: {_first(error)}") from None
+    status = node.get("status") or {}
     stated = status.get("allocatable") or status.get("capacity") or {}
     for resource in ("cpu", "memory"):
         if resource not in stated:
@@ -185,6 +185,56 @@ def _node(entry: Mapping[str, Any], where: str) -> Object:
     except ValueError as error:
         raise InvalidServers(f"{name}: status.allocatable: {error}") from None
     return node
+
+
+class _Open(BaseModel):
+    """A part of a v1 object: what is not read is not looked at."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class _TaintShape(_Open):
+    key: str
+    value: str = ""
+    effect: str = ""
+
+
+class _NodeSpecShape(_Open):
+    taints: list[_TaintShape] | None = None
+    unschedulable: bool | None = None
+
+
+class _ConditionShape(_Open):
+    type: str
+    status: str
+
+
+class _StatusShape(_Open):
+    allocatable: dict[str, Any] | None = None
+    capacity: dict[str, Any] | None = None
+    conditions: list[_ConditionShape] | None = None
+
+
+class _MetadataShape(_Open):
+    name: ObjectName
+    labels: dict[str, str] | None = None
+
+
+class _NodeShape(_Open):
+    """What is read of a Node; a Node of a file has passed no API server."""
+
+    metadata: _MetadataShape
+    spec: _NodeSpecShape | None = None
+    status: _StatusShape | None = None
+
+
+def _profile(entry: Mapping[str, Any], where: str) -> Object:
+    profile = _named(entry, where)
+    try:
+        ServerProfile.model_validate({key: profile.get(key) or {} for key in ("spec", "status")})
+    except ValidationError as error:
+        raise InvalidServers(f"{profile['metadata']['name']}: {_first(error)}") from None
+    return profile
 
 
 def _distinct(found: Sequence[Object]) -> None:
@@ -248,6 +298,7 @@ def _first(error: ValidationError) -> str:
         known = ", ".join(sorted(_aliases(ShortServer if len(parts) == 1 else Gpus)))
         return f"{field} is no field of a server; there are {known}"
     said = first["msg"].removeprefix("Value error, ")
+    said = re.sub(" or instance of .*", "", said)
     return f"{field}: {said[:1].lower()}{said[1:]}"
 
 
