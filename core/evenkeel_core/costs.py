@@ -16,7 +16,7 @@ from evenkeel_core import checks
 from evenkeel_core.jobs import CostModel, Inference, Job, Task, Template
 from evenkeel_core.models import Model
 from evenkeel_core.problems import NOWHERE, Floats, Ints, Problem
-from evenkeel_core.quantities import CPU, MILLI, Work
+from evenkeel_core.quantities import CPU, MILLI, PODS, Work
 from evenkeel_core.servers import (
     REFERENCE_BANDWIDTH,
     REFERENCE_FLOPS,
@@ -63,14 +63,25 @@ class Speed:
     processor: bool
 
 
-def speed(device: Device, server: Server, variant: Variant) -> Speed:
+TENSOR_EFFICIENCY = 0.8
+"""What further accelerators add where every layer is split over them: each layer then waits for
+two exchanges of its results. A default until it is calibrated, not a measurement."""
+
+
+def speed(device: Device, server: Server, variant: Variant, tensor: int = 1) -> Speed:
     """Return the speed a variant has on a server's device.
 
     A model over several accelerators of one server is cut by layers: its stages take turns, so
-    it is as fast as one of them.
+    it is as fast as one of them. With `tensor` > 1 every layer is split instead.
     """
     if device.resource != CPU:
-        return Speed(device.peak_flops, device.bandwidth, ACCELERATOR_EFFICIENCY, processor=False)
+        times = 1 + TENSOR_EFFICIENCY * (tensor - 1)
+        return Speed(
+            device.peak_flops * times,
+            device.bandwidth * times,
+            ACCELERATOR_EFFICIENCY,
+            processor=False,
+        )
     cores = max(server.allocatable.get(CPU, MILLI), MILLI)
     share = min(1.0, variant.demand.get(CPU, cores) / cores)
     return Speed(
@@ -246,7 +257,7 @@ def problem(
         measured=feasible & believed,
         demand=demand,
         kind=kind,
-        capacity=_amounts([server.plannable for server in servers], resources),
+        capacity=_amounts([{PODS: MANY, **server.plannable} for server in servers], resources),
         work=np.array([subtask.work for subtask in subtasks], dtype=float),
         rate=np.array([max(rate(server), 1e-9) for server in servers]),
         load=np.maximum([loads.get(name, 0.0) for name in names], observed),
@@ -288,9 +299,12 @@ def _kinds(servers: Sequence[Server]) -> tuple[list[Server], Ints]:
 
 
 def _resources(subtasks: Sequence[Subtask]) -> tuple[str, ...]:
-    return tuple(
-        sorted({name for subtask in subtasks for v in subtask.variants for name in v.demand})
-    )
+    demanded = {name for subtask in subtasks for v in subtask.variants for name in v.demand}
+    return tuple(sorted({*demanded, PODS}))
+
+
+MANY = 1 << 31
+"""Pods of a server that does not say how many it takes."""
 
 
 def _amounts(vectors: Sequence[Mapping[str, int]], resources: tuple[str, ...]) -> Ints:
@@ -343,7 +357,7 @@ def _feasible(
                     for i, server in enumerate(servers)
                 ]
             )
-            amounts = _amounts([v.demand if v else {} for v in chosen], resources)
+            amounts = _amounts([{**v.demand, PODS: 1} if v else {} for v in chosen], resources)
             rows[key] = (allowed, amounts)
         feasible[index], demand[index] = rows[key]
     return feasible, demand
@@ -408,7 +422,8 @@ def _inference(
             load.append(0.0)
             belief.append(0.0)
             continue
-        compute.append(compute_seconds(work, part, speed(device, server, variant)))
+        at = speed(device, server, variant, work.parallelism.tensor or 1)
+        compute.append(compute_seconds(work, part, at))
         load.append(load_seconds(work.model, work.model.bytes, server))
         belief.append(device.confidence)
     return compute, load, belief
@@ -482,7 +497,8 @@ def _shares(
     Scaled so that its median is that of the seconds: loads and edges stay comparable.
     """
     available = np.maximum(_amounts([server.plannable for server in servers], resources), 1)
-    shares = (demand[:, kind] / available).mean(axis=2)
+    asked = [index for index, name in enumerate(resources) if name != PODS]
+    shares = (demand[:, kind] / available)[:, :, asked].mean(axis=2)
     finite = np.isfinite(cost)
     shares = np.where(finite, shares, np.inf)
     if not finite.any() or not np.median(shares[finite]) > 0:

@@ -14,6 +14,7 @@ import numpy as np
 
 from evenkeel_core import checks, costs, pipelines
 from evenkeel_core.jobs import (
+    MAX_STAGES,
     MAX_SUBTASKS,
     OVERLAP,
     Inference,
@@ -23,7 +24,7 @@ from evenkeel_core.jobs import (
     Template,
 )
 from evenkeel_core.plans import Refusal
-from evenkeel_core.quantities import CPU, GIB, MEMORY, MILLI, Bytes, Vector, Work
+from evenkeel_core.quantities import CPU, GIB, MEMORY, MILLI, Bytes, Vector, Work, fits
 from evenkeel_core.reasons import Reason
 from evenkeel_core.servers import Device, Server
 from evenkeel_core.subtasks import Edge, Subtask, TaskGraph, Variant
@@ -91,6 +92,8 @@ def _cut(task: Task, servers: Sequence[Server], index: int) -> list[Subtask] | R
         return _by_hand(task, work, servers, index)
     pipeline = work.parallelism.pipeline
     probe = _shard(task, work, servers, index, (0, work.requests.count))
+    if pipeline in (None, 1) and not probe.variants:
+        return _cap_too_low(task, work)
     possible = [server for server in servers if checks.reason(probe, server) is None]
     if pipeline in (None, 1) and possible:
         return _shards(task, work, servers, possible, index)
@@ -134,10 +137,14 @@ def buffer_bytes(work: Inference, *, head: bool) -> Bytes:
     return Bytes(PREFILL_BATCH * inner * 4 + logits)
 
 
+def _needed(work: Inference) -> int:
+    """Return the bytes the whole model takes where it runs, without a margin."""
+    model = work.model
+    return model.bytes + kv_bytes(work, model.layers) + buffer_bytes(work, head=True)
+
+
 def _variants(work: Inference, servers: Sequence[Server]) -> tuple[Variant, ...]:
     """Return how the whole model could run on each kind of device there is."""
-    model = work.model
-    needed = model.bytes + kv_bytes(work, model.layers) + buffer_bytes(work, head=True)
     accelerators = {
         (device.resource, device.name): device
         for server in servers
@@ -145,31 +152,43 @@ def _variants(work: Inference, servers: Sequence[Server]) -> tuple[Variant, ...]
         if device.memory > 0
     }
     found = [
-        _accelerated(device, needed, work)
+        _accelerated(device, work)
         for _, device in sorted(
             accelerators.items(), key=lambda item: (-item[1].bandwidth, item[0])
         )
     ]
-    memory = math.ceil(needed * MARGIN)
-    found += [
-        Variant(CPU, _bounded({CPU: threads * MILLI, MEMORY: memory}, work)) for threads in THREADS
-    ]
-    return tuple(found)
+    if (work.parallelism.tensor or 1) == 1:
+        memory = math.ceil(_needed(work) * MARGIN)
+        demands = [{CPU: threads * MILLI, MEMORY: memory} for threads in THREADS]
+        found += [_capped(Variant(CPU, demand), work) for demand in demands]
+    return tuple(variant for variant in found if variant is not None)
 
 
-def _accelerated(device: Device, needed: float, work: Inference) -> Variant:
-    count = math.ceil(needed / (device.memory * USABLE))
+def _accelerated(device: Device, work: Inference) -> Variant | None:
+    """Return the variant for one kind of accelerator, None where the user's cut does not fit."""
+    usable = device.memory * USABLE
+    count = math.ceil(_needed(work) / usable)
+    if work.parallelism.tensor is not None:
+        if count > work.parallelism.tensor:
+            return None
+        count = work.parallelism.tensor
     demand = {device.resource: count, CPU: MILLI, MEMORY: HOST_MEMORY}
-    return Variant(device.resource, _bounded(demand, work), device.name)
+    return _capped(Variant(device.resource, demand, device.name), work)
 
 
-def _bounded(demand: Vector, work: Inference) -> Vector:
-    """Apply the user's floor and cap."""
+def _capped(variant: Variant, work: Inference) -> Variant | None:
+    """Apply the user's floor and cap; None where the cap leaves less than is needed.
+
+    Less CPU is slower, less of anything else does not run.
+    """
     floor, cap = work.overhead, work.limits
-    return {
-        name: min(max(demand.get(name, 0), floor.get(name, 0)), cap.get(name, 1 << 62))
-        for name in sorted({*demand, *floor})
+    demand = {
+        name: max(variant.demand.get(name, 0), floor.get(name, 0))
+        for name in sorted({*variant.demand, *floor})
     }
+    if CPU in cap:
+        demand[CPU] = min(demand[CPU], cap[CPU])
+    return replace(variant, demand=demand) if fits(demand, {**demand, **cap}) else None
 
 
 # Shards
@@ -238,7 +257,8 @@ def _shard_count(
             if d.resource == variant.resource and variant.device in ("", d.name)
         )
         loading = costs.load_seconds(work.model, work.model.bytes, server)
-        total = costs.compute_seconds(work, whole, costs.speed(device, server, variant))
+        at = costs.speed(device, server, variant, work.parallelism.tensor or 1)
+        total = costs.compute_seconds(work, whole, at)
         seconds.append(total / max(LEAST_SECONDS, 2 * loading))
     # On the middle server a shard computes at least twice as long as it loads.
     worthwhile = max(1, int(np.median(seconds)))
@@ -278,7 +298,7 @@ prefill shares the reading over a batch. Only the evenness of shards depends on 
 def _pipelines(
     task: Task, work: Inference, servers: Sequence[Server], index: int
 ) -> list[Subtask] | Refusal:
-    wanted = work.parallelism.data
+    wanted = work.parallelism.data and min(work.parallelism.data, work.requests.count)
     allowed = [s for s in servers if _may_hold_a_stage(task, s)]
     whole = costs.tokens(work, 0, work.requests.count)
     by_name = {server.name: server for server in servers}
@@ -423,7 +443,11 @@ def _ends(work: Inference) -> int:
 
 
 def _layers_that_fit(work: Inference, server: Server) -> int:
-    device, room = stage_device(server), server.plannable
+    device = stage_device(server)
+    cap = work.limits
+    room = {name: min(n, cap.get(name, n)) for name, n in server.plannable.items()}
+    if not fits(work.overhead, room):
+        return 0
     if device.resource == CPU:
         if room.get(CPU, 0) < MILLI:
             return 0
@@ -441,10 +465,11 @@ def _stage_variant(work: Inference, server: Server, layers: int) -> Variant:
     if device.resource == CPU:
         threads = next((t for t in THREADS if t * MILLI <= room.get(CPU, 0)), 1)
         demand: Vector = {CPU: threads * MILLI, MEMORY: math.ceil(needed * STAGE_MARGIN)}
-        return Variant(CPU, _bounded(demand, work), device.name)
-    count = math.ceil(needed / (device.memory * USABLE))
-    demand = {device.resource: count, CPU: MILLI, MEMORY: HOST_MEMORY}
-    return Variant(device.resource, _bounded(demand, work), device.name)
+    else:
+        count = math.ceil(needed / (device.memory * USABLE))
+        demand = {device.resource: count, CPU: MILLI, MEMORY: HOST_MEMORY}
+    variant = Variant(device.resource, demand, device.name)
+    return _capped(variant, work) or variant
 
 
 def _candidate(work: Inference, part: costs.Tokens, server: Server) -> pipelines.Candidate:
@@ -505,22 +530,31 @@ def _by_hand(
     if total != work.model.layers:
         message = f"the stages hold {total} layers, {work.model.name} has {work.model.layers}"
         return Refusal(task.name, Reason.MODEL_DOES_NOT_FIT, message, remedy="change spec.stages")
-    for name, layers in stages:
+    for name in dict.fromkeys(name for name, _ in stages):
         if name not in by_name:
             message = f"spec.stages names {name}, which is no server"
             return Refusal(task.name, Reason.NOT_THE_NAMED_SERVER, message)
-        if layers > (room := _layers_that_fit(work, by_name[name])):
-            lacking = (layers - room) * _layer_footprint(work)
-            return Refusal(
-                task.name,
-                Reason.INSUFFICIENT_RESOURCE,
-                f"{name} holds {room} layers of {work.model.name}, spec.stages wants {layers}",
-                MEMORY,
-                lacking,
-                f"give {name} at most {room} layers",
-            )
+        wanted = sum(layers for server, layers in stages if server == name)
+        room = _layers_that_fit(work, by_name[name])
+        if wanted > room or sum(server == name for server, _ in stages) > 1:
+            return _hand_cut_too_large(task, work, name, wanted, room)
     span = (0, work.requests.count)
     return _members(task, work, by_name, f"{task.name}-0", index, span, stages)
+
+
+def _hand_cut_too_large(task: Task, work: Inference, name: str, wanted: int, room: int) -> Refusal:
+    if wanted <= room:
+        message = f"spec.stages names {name} more than once"
+        remedy = f"give {name} one stage of {wanted} layers"
+        return Refusal(task.name, Reason.MODEL_DOES_NOT_FIT, message, remedy=remedy)
+    return Refusal(
+        task.name,
+        Reason.INSUFFICIENT_RESOURCE,
+        f"{name} holds {room} layers of {work.model.name}, spec.stages wants {wanted}",
+        MEMORY,
+        (wanted - room) * _layer_footprint(work),
+        f"give {name} at most {room} layers",
+    )
 
 
 # The DAG
@@ -571,6 +605,8 @@ def why_not(subtask: Subtask, servers: Sequence[Server]) -> Refusal:
     """
     if not servers:
         return Refusal(subtask.name, Reason.NO_SERVERS, Reason.NO_SERVERS.sentence)
+    if subtask.server is not None:
+        servers = [server for server in servers if server.name == subtask.server] or servers
     refused = {server.name: checks.reason(subtask, server) for server in servers}
     small = [s for s in servers if refused[s.name] is Reason.INSUFFICIENT_RESOURCE]
     if not small:
@@ -613,19 +649,50 @@ def amount(resource: str, number: int) -> str:
     return f"{number} {resource}"
 
 
+def _cap_too_low(task: Task, work: Inference) -> Refusal:
+    """Return why no variant is left although there are servers: the user's own numbers."""
+    memory = math.ceil(_needed(work) * MARGIN)
+    cap = work.limits.get(MEMORY, memory)
+    if cap < memory:
+        return Refusal(
+            task.name,
+            Reason.INSUFFICIENT_RESOURCE,
+            f"{work.model.name} takes {amount(MEMORY, memory)}, resources.limits.memory allows "
+            f"{amount(MEMORY, cap)}",
+            MEMORY,
+            memory - cap,
+            f"raise resources.limits.memory to {amount(MEMORY, memory)}",
+        )
+    return Refusal(
+        task.name,
+        Reason.ENGINE_VARIANT_MISSING,
+        f"no accelerator holds {work.model.name} in {work.parallelism.tensor} parts",
+        remedy="raise parallelism.tensor or leave it out",
+    )
+
+
 def _no_pipeline(
     task: Task, work: Inference, allowed: Sequence[Server], found: int, wanted: int
 ) -> Refusal:
     if not allowed:
         probe = replace(_shard(task, work, allowed, 0, (0, work.requests.count)), variants=())
         return why_not(replace(probe, name=task.name), allowed)
-    most = sorted((_layers_that_fit(work, server) for server in allowed), reverse=True)
-    stages = work.parallelism.pipeline or len(most)
-    held = sum(most[: min(stages, 16)])
-    lacking = max(0, work.model.layers * (wanted - found) - held) * _layer_footprint(work)
+    most = sorted((n for s in allowed if (n := _layers_that_fit(work, s))), reverse=True)
+    stages = work.parallelism.pipeline or MAX_STAGES
+    if work.parallelism.pipeline and len(most) < stages * wanted:
+        return Refusal(
+            task.name,
+            Reason.MODEL_DOES_NOT_FIT,
+            f"{wanted} pipelines of {stages} stages need {wanted * stages} servers, {len(most)} of "
+            f"{len(allowed)} can hold a layer of {work.model.name}",
+            remedy="ask for fewer stages or replicas, or add servers",
+        )
+    held = sum(most[:stages])
+    footprint = _layer_footprint(work)
+    lacking = max(1, work.model.layers * (wanted - found) - held) * footprint
     message = f"{work.model.name} has {work.model.layers} layers; the {len(allowed)} servers that"
-    message += f" may be used hold {held} in {min(stages, 16)} stages"
+    message += f" may be used hold {held} in at most {stages} stages"
     if wanted > 1:
-        message += f", {found} of {wanted} replicas"
+        message += f", which is enough for {found} of {wanted} replicas"
     remedy = f"add {lacking / GIB:.1f} GiB of memory, or use a smaller quantisation"
     return Refusal(task.name, Reason.MODEL_DOES_NOT_FIT, message, MEMORY, lacking, remedy)
