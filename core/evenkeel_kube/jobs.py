@@ -5,7 +5,9 @@ so `job` validates again, by the same types and by the same rules between fields
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from pydantic import ValidationError
@@ -124,55 +126,83 @@ def parse(manifest: Object) -> api.InferenceJob:
     return typed
 
 
+Rules = Iterator[tuple[bool, str]]
+
+
 def _rules(spec: api.Spec) -> None:
     """Check the rules between fields, as the CRD's CEL does."""
-    broken = next((message for holds, message in _checked(spec) if not holds), None)
+    checked = chain(_of_spec(spec), _of_models(spec), _of_runtimes(spec), _of_tasks(spec))
+    broken = next((message for holds, message in checked if not holds), None)
     if broken:
         raise InvalidJob(broken)
 
 
-def _checked(spec: api.Spec) -> list[tuple[bool, str]]:
-    models = [spec.model] if spec.model else []
-    models += [task.inference.model for task in spec.tasks or () if task.inference]
-    known: set[str] = set()
-    checked = [
-        (
-            (spec.tasks is None) != (spec.input is None),
-            "spec must have exactly one of input and tasks",
-        ),
-        (spec.input is None or spec.model is not None, "spec.model is needed with spec.input"),
-        (spec.tasks is None or spec.model is None, "spec.model must not be set with spec.tasks"),
-    ]
-    for model in models:
-        checked.append(
-            (
-                not model.uri.startswith("hf://"),
-                "model.uri: hf:// needs the internet; put the file on the servers, use file://NAME",
-            )
-        )
-        checked.append(
-            (
-                model.uri.startswith(("file://", "pvc://", "oci://", "hf://")),
-                "model.uri must begin with file://, pvc:// or oci://",
-            )
-        )
-    if spec.input is not None:
-        sources = (
-            spec.input.prompts,
-            spec.input.config_map_ref,
-            spec.input.persistent_volume_claim,
-        )
-        one = sum(source is not None for source in sources) == 1
+def _of_spec(spec: api.Spec) -> Rules:
+    tasks, stages, given, output = spec.tasks, spec.stages, spec.input, spec.output
+    yield (tasks is None) != (given is None), "spec must have exactly one of input and tasks"
+    yield given is None or spec.model is not None, "spec.model is needed with spec.input"
+    yield tasks is None or spec.model is None, "spec.model must not be set with spec.tasks"
+    yield tasks is None or stages is None, "spec.stages must not be set with spec.tasks"
+    if stages is not None:
+        message = "spec.stages and spec.parallelism.pipeline disagree on the number of stages"
+        yield spec.parallelism.pipeline in ("auto", len(stages)), message
+    if given is not None:
+        sources = (given.prompts, given.config_map_ref, given.persistent_volume_claim)
         message = "input must have exactly one of prompts, configMapRef and persistentVolumeClaim"
-        checked.append((one, message))
+        yield sum(source is not None for source in sources) == 1, message
+    if output is not None:
+        both = output.persistent_volume_claim is not None and output.config_map is not None
+        yield not both, "output must have at most one of persistentVolumeClaim and configMap"
+
+
+def _of_models(spec: api.Spec) -> Rules:
+    models = [spec.model, *(task.inference.model for task in spec.tasks or () if task.inference)]
+    for model in models:
+        uri = model.uri if model else "file://none"
+        message = (
+            "model.uri: hf:// needs the internet; put the file on the servers, use file://NAME"
+        )
+        yield not uri.startswith("hf://"), message
+        message = "model.uri must begin with file://, pvc:// or oci:// and name something"
+        yield re.fullmatch(r"(file|pvc|oci)://[A-Za-z0-9].*", uri) is not None, message
+        message = "model.uri: a file:// name must not contain '..'"
+        yield not uri.startswith("file://") or ".." not in uri, message
+        claim = re.fullmatch(r"pvc://[a-z0-9.-]+/.+", uri) is not None
+        yield not uri.startswith("pvc://") or claim, "model.uri: pvc:// must be pvc://CLAIM/PATH"
+
+
+def _of_runtimes(spec: api.Spec) -> Rules:
+    own = [task.inference.runtime for task in spec.tasks or () if task.inference]
+    for runtime in (spec.runtime, *own):
+        simulated = runtime.engine == "simulator"
+        for field, value in (("timeScale", runtime.time_scale), ("seed", runtime.seed)):
+            yield simulated or value is None, f"runtime.{field} is for engine simulator only"
+
+
+def _of_tasks(spec: api.Spec) -> Rules:
+    known: set[str] = set()
     for task in spec.tasks or ():
         one = (task.template is None) != (task.inference is None)
-        checked.append((one, f"tasks.{task.name} must have exactly one of template and inference"))
+        yield one, f"tasks.{task.name} must have exactly one of template and inference"
         earlier = set(task.depends_on) <= known
-        checked.append((earlier, f"tasks.{task.name}.dependsOn must name earlier tasks"))
-        checked.append((task.name not in known, f"tasks: two are named {task.name}"))
+        yield earlier, f"tasks.{task.name}.dependsOn must name earlier tasks"
+        yield task.name not in known, f"tasks: two are named {task.name}"
+        retries = not task.retry_on_node_loss or task.template is not None
+        yield retries, f"tasks.{task.name}.retryOnNodeLoss is for template tasks only"
         known.add(task.name)
-    return checked
+        if task.template is not None:
+            yield from _of_template(task.template.spec, f"tasks.{task.name}.template.spec")
+
+
+def _of_template(pod: Object, where: str) -> Rules:
+    containers = pod.get("containers")
+    some = isinstance(containers, list) and len(containers) > 0
+    yield some, f"{where}.containers: at least one container is needed"
+    never = pod.get("restartPolicy") in (None, "Never")
+    yield never, f"{where}.restartPolicy must be Never: Evenkeel retries by itself"
+    yield "schedulerName" not in pod, f"{where}.schedulerName must not be set: Evenkeel has its own"
+    message = f"{where}.nodeName must not be set: use nodeSelector kubernetes.io/hostname"
+    yield "nodeName" not in pod, message
 
 
 # Inference

@@ -6,7 +6,7 @@ are here, validated and documented; a job that needs one says so in its conditio
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from evenkeel_kube.kinds.schema import (
     Amounts,
@@ -30,8 +30,16 @@ MAX_STAGES = 16
 MAX_SHARDS = 2000
 MAX_PLAN_ROWS = 64
 
+
+def _counted(count: int | str) -> int | str:
+    if isinstance(count, int) and not 1 <= count <= MAX_SHARDS:
+        raise ValueError(f"must be auto or from 1 to {MAX_SHARDS}")
+    return count
+
+
 Count = Annotated[
     int | Literal["auto"],
+    AfterValidator(_counted),
     Field(
         # Plain bounds and not CEL: its estimated cost, times the tasks, exceeds the budget.
         json_schema_extra={

@@ -6,7 +6,7 @@ a CRD whose rules could become expensive.
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 
@@ -45,6 +45,13 @@ Path = Annotated[
 """A relative path without ``..`` and without leading slash."""
 Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\s]+$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _written(amount: object) -> object:
+    """Take a whole number for the text the API server takes it for."""
+    return str(amount) if isinstance(amount, int) and not isinstance(amount, bool) else amount
+
+
 Amount = Annotated[
     str,
     Field(
@@ -52,6 +59,7 @@ Amount = Annotated[
         pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$",
         json_schema_extra={"x-kubernetes-int-or-string": True},
     ),
+    BeforeValidator(_written),
 ]
 """A Kubernetes quantity."""
 Labels = Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)]
