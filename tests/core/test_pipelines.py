@@ -1,0 +1,79 @@
+"""Cuts are the best there are: compared with trying everything."""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evenkeel_core.jobs import Overlap
+from evenkeel_core.pipelines import Candidate, Cut, cut
+
+candidates = st.lists(
+    st.tuples(st.integers(0, 5), st.integers(1, 9), st.integers(0, 6)), min_size=1, max_size=4
+).map(
+    lambda rows: [
+        Candidate(f"s{number}", layers, float(layer), float(stage))
+        for number, (layers, layer, stage) in enumerate(rows)
+    ]
+)
+
+
+def every_cut(layers: int, offered: list[Candidate]) -> Iterator[list[tuple[Candidate, int]]]:
+    for counts in itertools.product(*(range(c.layers + 1) for c in offered)):
+        if sum(counts) == layers:
+            yield [(c, n) for c, n in zip(offered, counts, strict=True) if n]
+
+
+def seconds(stages: list[tuple[Candidate, int]], overlap: Overlap) -> float:
+    each = [c.stage_seconds + n * c.layer_seconds for c, n in stages]
+    return sum(each) if overlap is Overlap.SUM else max(each)
+
+
+def check(found: Cut, layers: int, offered: list[Candidate], overlap: Overlap) -> None:
+    by_name = {c.server: c for c in offered}
+    stages = [(by_name[server], count) for server, count in found.stages]
+    assert sum(count for _, count in stages) == layers
+    assert len({server for server, _ in found.stages}) == len(found.stages)
+    assert all(0 < count <= c.layers for c, count in stages)
+    assert seconds(stages, overlap) <= found.seconds + 1e-9
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 8), candidates, st.sampled_from(Overlap), st.none() | st.integers(1, 4))
+def test_no_cut_is_better(
+    layers: int, offered: list[Candidate], overlap: Overlap, stages: int | None
+) -> None:
+    found = cut(layers, offered, overlap=overlap, stages=stages)
+    best = min(
+        (
+            seconds(option, overlap)
+            for option in every_cut(layers, offered)
+            if stages is None or len(option) == stages
+        ),
+        default=math.inf,
+    )
+    if found is None:
+        assert best == math.inf
+        return
+    check(found, layers, offered, overlap)
+    assert found.seconds == best
+
+
+def test_a_weak_server_is_left_out() -> None:
+    strong = [Candidate("a", 20, 1.0, 0.1), Candidate("b", 20, 1.0, 0.1)]
+    found = cut(32, [Candidate("weak", 32, 50.0, 0.1), *strong], overlap=Overlap.SUM)
+    assert found is not None
+    assert [server for server, _ in found.stages] == ["a", "b"]
+
+
+def test_stages_that_overlap_are_levelled() -> None:
+    offered = [Candidate("fast", 32, 1.0, 0.0), Candidate("slow", 32, 3.0, 0.0)]
+    found = cut(32, offered, overlap=Overlap.SLOWEST)
+    assert found is not None
+    assert found.stages == (("fast", 24), ("slow", 8))
+
+
+def test_more_stages_than_servers_are_no_cut() -> None:
+    assert cut(8, [Candidate("a", 8, 1.0, 0.0)], overlap=Overlap.SUM, stages=2) is None
