@@ -301,6 +301,8 @@ def _pipelines(
     wanted = work.parallelism.data and min(work.parallelism.data, work.requests.count)
     allowed = [s for s in servers if _may_hold_a_stage(task, s)]
     whole = costs.tokens(work, 0, work.requests.count)
+    if not allowed:
+        return why_not(_nothing(task), servers)
     by_name = {server.name: server for server in servers}
     free = [_candidate(work, whole, server) for server in allowed]
     replicas: list[_Replica] = []
@@ -390,6 +392,8 @@ def recut(
     if not isinstance(work, Inference):
         raise TypeError("`task` must be an inference task")
     allowed = [server for server in servers if _may_hold_a_stage(task, server)]
+    if not allowed:
+        return why_not(_nothing(task), servers)
     found = _best_cut(work, costs.tokens(work, *requests), allowed)
     if found is None:
         return _no_pipeline(task, work, allowed, 0, 1)
@@ -413,10 +417,14 @@ def _cut_of(work: Inference, candidates: Sequence[pipelines.Candidate]) -> pipel
 
 
 def _may_hold_a_stage(task: Task, server: Server) -> bool:
-    empty = Subtask(
+    return checks.reason(_nothing(task), server) is None
+
+
+def _nothing(task: Task) -> Subtask:
+    """Return a subtask that needs nothing: what refuses it is not about resources."""
+    return Subtask(
         task.name, task.name, task.name, 0, Work(1.0), (Variant("", {}),), task.constraints
     )
-    return checks.reason(empty, server) is None
 
 
 def stage_device(server: Server) -> Device:
@@ -674,9 +682,6 @@ def _cap_too_low(task: Task, work: Inference) -> Refusal:
 def _no_pipeline(
     task: Task, work: Inference, allowed: Sequence[Server], found: int, wanted: int
 ) -> Refusal:
-    if not allowed:
-        probe = replace(_shard(task, work, allowed, 0, (0, work.requests.count)), variants=())
-        return why_not(replace(probe, name=task.name), allowed)
     most = sorted((n for s in allowed if (n := _layers_that_fit(work, s))), reverse=True)
     stages = work.parallelism.pipeline or MAX_STAGES
     if work.parallelism.pipeline and len(most) < stages * wanted:

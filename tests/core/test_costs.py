@@ -1,0 +1,197 @@
+"""Seconds obey the physics they claim: rooflines, measured small batches, loading."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evenkeel_core import costs, decomposing, facts
+from evenkeel_core.jobs import (
+    CostModel,
+    Engine,
+    Inference,
+    Job,
+    Parallelism,
+    Requests,
+    Task,
+    Template,
+    Workload,
+)
+from evenkeel_core.models import Model
+from evenkeel_core.problems import Problem
+from evenkeel_core.quantities import CPU, GIB, MEMORY, PODS, Bytes, Seconds
+from evenkeel_core.servers import Device, Server
+from evenkeel_core.subtasks import TaskGraph, Variant
+
+GPU = "nvidia.com/gpu"
+
+
+def known(name: str) -> Model:
+    found = facts.model(name)
+    assert found is not None
+    return found
+
+
+LLAMA = known("llama-3.1-8b-instruct-q4_k_m.gguf")
+MIXTRAL = known("mixtral-8x7b-v0.1.q4_k_m.gguf")
+
+
+def server(name: str = "n", **more: object) -> Server:
+    processors = Device("EPYC-7763", CPU, 1, Bytes(0), 5e12, 204.8e9)
+    room = {CPU: 64_000, MEMORY: 256 * GIB}
+    return Server(name, room, processors, **more)  # type: ignore[arg-type]
+
+
+def accelerated(name: str, label: str, **more: object) -> Server:
+    row = facts.device(label)
+    assert row is not None
+    device = Device(
+        row["name"], GPU, 1, facts.memory(row), facts.peak_flops(row), facts.bandwidth(row)
+    )
+    found = server(name, accelerators=(device,), **more)
+    return replace(found, allocatable={**found.allocatable, GPU: 1})
+
+
+def work(model: Model = LLAMA, **more: object) -> Inference:
+    requests = Requests(8, 500.0, 100.0)
+    return Inference(model, Engine.SIMULATOR, requests, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("batch", "experts"), [(1, 2.0), (4, 5.47), (8, 7.20), (16, 7.92)])
+def test_mixtral_touches_as_many_experts_as_published(batch: int, experts: float) -> None:
+    assert costs.touched_experts(MIXTRAL, batch) == pytest.approx(experts, abs=0.005)
+
+
+@given(st.floats(1, 64), st.floats(0, 8000), st.booleans())
+def test_no_step_is_faster_than_its_bytes(batch: float, context: float, processor: bool) -> None:
+    """A check any planner must pass: never above bandwidth over bytes touched."""
+    at = costs.Speed(1e15, 200e9, costs.CPU_EFFICIENCY, processor)
+    step = costs.layer_step(LLAMA, at, batch, context)
+    assert step >= LLAMA.layer_bytes / at.bandwidth
+
+
+def test_small_batches_gain_little_on_processors() -> None:
+    """Measured with llama.cpp: four sequences take 3.6 times as long as one."""
+    at = costs.Speed(100e9, 16.4e9, costs.CPU_EFFICIENCY, processor=True)
+    one, four = (costs.layer_step(LLAMA, at, batch, 128) for batch in (1, 4))
+    assert four / one == pytest.approx(3.4, abs=0.3)
+
+
+def test_one_core_decodes_as_measured() -> None:
+    """164.0 MB a token, 24 layers, 16.4 GB/s: 10.9 to 11.2 ms were measured."""
+    stored = 164_000_000 // 24
+    parameters = int(stored * 8 / facts.bits("Q8_0"))
+    small = replace(LLAMA, layer_bytes=Bytes(stored), active_layer_parameters=parameters)
+    at = costs.Speed(117e9, 16.4e9, costs.CPU_EFFICIENCY, processor=True)
+    step = 24 * costs.layer_step(small, at, 1, 0)
+    assert step * 1e3 == pytest.approx(11.05, rel=0.06)
+
+
+def test_cores_beyond_half_add_compute_but_no_bandwidth() -> None:
+    machine = server()
+    quarter, half, whole = (
+        costs.speed(machine.processors, machine, Variant(CPU, {CPU: cores * 1000}))
+        for cores in (16, 32, 64)
+    )
+    assert quarter.bandwidth == half.bandwidth / 2
+    assert half.bandwidth == whole.bandwidth
+    assert half.flops == whole.flops / 2
+
+
+def test_tensor_parallel_accelerators_are_faster_than_one_but_not_in_proportion() -> None:
+    machine = accelerated("gpu", "L4")
+    one, four = (
+        costs.speed(machine.accelerators[0], machine, Variant(GPU, {}), tensor=n) for n in (1, 4)
+    )
+    assert one.flops < four.flops < 4 * one.flops
+
+
+def test_known_lengths_and_their_mean_agree() -> None:
+    by_mean = costs.tokens(work(), 2, 6)
+    each = replace(work(), requests=Requests(8, 500.0, 100.0, ((500, 100),) * 8))
+    assert costs.tokens(each, 2, 6) == by_mean
+
+
+def test_weights_on_the_disk_are_not_fetched() -> None:
+    away = server(link_bandwidth=125e6, load_bandwidth=500e6)
+    here = replace(away, models=frozenset({"llama-3.1-8b-instruct-q4_k_m.gguf"}))
+    other = replace(away, models=frozenset({"llama-3.1-8b-instruct-q8_0.gguf"}))
+    fetched = costs.load_seconds(LLAMA, LLAMA.bytes, away)
+    assert costs.load_seconds(LLAMA, LLAMA.bytes, here) == pytest.approx(fetched / 4)
+    assert costs.load_seconds(LLAMA, LLAMA.bytes, other) == fetched
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 200), st.integers(1, 200))
+def test_more_requests_take_longer(first: int, more: int) -> None:
+    at = costs.REFERENCE
+    inference = replace(work(), requests=Requests(1000, 300.0, 50.0))
+    less = costs.compute_seconds(inference, costs.tokens(inference, 0, first), at)
+    assert less < costs.compute_seconds(inference, costs.tokens(inference, 0, first + more), at)
+
+
+# The problem
+
+
+def built(job: Job, servers: list[Server], loads: dict[str, float] | None = None) -> Problem:
+    graph = decomposing.decompose(job, servers)
+    assert isinstance(graph, TaskGraph)
+    return costs.problem(job, graph, servers, loads or {})
+
+
+def batch(**more: object) -> Job:
+    shards = work(parallelism=Parallelism(data=3), workload=Workload(concurrency=2))
+    return Job("default/b", "u", (Task("b", shards, None),), **more)  # type: ignore[arg-type]
+
+
+def test_servers_alike_cost_alike_and_unlike_ones_do_not() -> None:
+    found = built(batch(), [server("a"), server("b"), accelerated("c", "L4")])
+    np.testing.assert_array_equal(found.cost[:, 0], found.cost[:, 1])
+    assert (found.cost[:, 2] < found.cost[:, 0]).all()
+    assert found.kind.tolist() == [0, 0, 1]
+
+
+def test_every_subtask_takes_a_pod() -> None:
+    small = server("a")
+    found = built(
+        batch(), [replace(small, allocatable={**small.allocatable, PODS: 2}), server("b")]
+    )
+    pods = found.resources.index(PODS)
+    assert found.capacity[0, pods] == 2
+    assert (found.demand[:, :, pods] == 1).all()
+    assert found.capacity[1, pods] > 10**6
+
+
+def test_only_the_device_that_is_used_must_be_known() -> None:
+    guess = Device("?", CPU, 1, Bytes(0), 1e12, 50e9, confidence=0.2)
+    found = built(batch(), [replace(accelerated("a", "L4"), processors=guess)])
+    assert found.measured.all()
+    assert not built(batch(), [replace(server("a"), processors=guess)]).measured.any()
+
+
+def test_the_larger_of_committed_and_observed_load_counts() -> None:
+    servers = [server("a", observed_load=5.0), server("b", observed_load=1.0)]
+    assert built(batch(), servers, {"a": 2.0, "b": 3.0}).load.tolist() == [5.0, 3.0]
+
+
+def test_a_server_that_is_not_allowed_costs_infinitely() -> None:
+    found = built(batch(), [server("a"), server("b", ready=False)])
+    assert np.isfinite(found.cost[:, 0]).all()
+    assert np.isinf(found.cost[:, 1]).all()
+
+
+def test_the_shares_are_demand_over_what_is_there() -> None:
+    task = Task("t", Template({CPU: 1000, MEMORY: GIB}, Seconds(10.0)))
+    job = Job("default/t", "u", (task,), cost_model=CostModel.SHARES)
+    small = replace(server("b"), allocatable={CPU: 8000, MEMORY: 32 * GIB})
+    found = built(job, [server("a"), small])
+    # An eighth of what the large one has: eight times the share.
+    assert found.cost[0, 1] / found.cost[0, 0] == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize("servers", [[], [server("b"), server("a")], [server("a"), server("a")]])
+def test_servers_out_of_order_are_a_wrong_call(servers: list[Server]) -> None:
+    with pytest.raises(ValueError, match="`servers`"):
+        costs.problem(batch(), TaskGraph(()), servers, {})

@@ -1,0 +1,244 @@
+"""Jobs are cut so that nothing is lost, the user's numbers are kept, and refusals help."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evenkeel_core import decomposing, facts, pipelines
+from evenkeel_core.jobs import (
+    MAX_SUBTASKS,
+    Engine,
+    Inference,
+    Job,
+    Parallelism,
+    Requests,
+    Stage,
+    Task,
+    Template,
+    Workload,
+)
+from evenkeel_core.plans import Refusal
+from evenkeel_core.quantities import CPU, GIB, MEMORY, Bytes, Seconds
+from evenkeel_core.reasons import Reason
+from evenkeel_core.servers import Device, Server, Taint
+from evenkeel_core.subtasks import TaskGraph
+
+GPU = "nvidia.com/gpu"
+
+
+def server(name: str, memory: int = 64, label: str = "", count: int = 0) -> Server:
+    processors = Device("EPYC-7763", CPU, 1, Bytes(0), 2.5e12, 102.4e9)
+    room = {CPU: 32_000, MEMORY: memory * GIB}
+    if not label:
+        return Server(name, room, processors)
+    row = facts.device(label)
+    assert row is not None
+    device = Device(
+        row["name"], GPU, count, facts.memory(row), facts.peak_flops(row), facts.bandwidth(row)
+    )
+    return Server(name, {**room, GPU: count}, processors, (device,))
+
+
+def inference(
+    model: str = "llama-3.1-8b-q4_k_m", requests: int | Requests = 100, **more: object
+) -> Inference:
+    found = facts.model(model)
+    assert found is not None
+    given = Requests(requests, 300.0, 100.0) if isinstance(requests, int) else requests
+    return Inference(found, Engine.SIMULATOR, given, **more)  # type: ignore[arg-type]
+
+
+def job(*tasks: Task) -> Job:
+    return Job("default/j", "u", tasks)
+
+
+def cut(work: Inference, *servers: Server, shards: int | None = None) -> TaskGraph:
+    found = decomposing.decompose(job(Task("batch", work, shards)), servers)
+    assert isinstance(found, TaskGraph), found
+    return found
+
+
+def refused(work: Inference | Template, *servers: Server) -> Refusal:
+    found = decomposing.decompose(job(Task("batch", work, 1)), servers)
+    assert isinstance(found, tuple), found
+    return found[0]
+
+
+# Requests
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 900)), min_size=1, max_size=60),
+    st.lists(st.floats(0.0, 9.0), min_size=1, max_size=20).filter(sum),
+)
+def test_every_request_is_in_exactly_one_range(
+    lengths: list[tuple[int, int]], shares: list[float]
+) -> None:
+    shares = shares[: len(lengths)]
+    if not sum(shares):
+        shares = [1.0]
+    work = inference(requests=Requests(len(lengths), 0.0, 0.0, tuple(lengths)))
+    found = decomposing.ranges(work, shares)
+    assert found[0][0] == 0
+    assert found[-1][1] == len(lengths)
+    assert all(first < end for first, end in found)
+    assert all(left[1] == right[0] for left, right in itertools.pairwise(found))
+
+
+def test_ranges_are_level_by_work_and_not_by_number() -> None:
+    lengths = ((1000, 100),) * 10 + ((10, 1),) * 990
+    work = inference(requests=Requests(1000, 0.0, 0.0, lengths))
+    (first, _) = decomposing.ranges(work, [1.0, 1.0])
+    assert first == (0, 10)
+
+
+# Shards and pipelines
+
+
+def test_one_request_is_one_shard() -> None:
+    assert len(cut(inference(requests=1), server("a"), server("b")).subtasks) == 1
+
+
+@pytest.mark.parametrize("data", [1, 7, 100])
+def test_the_wanted_number_of_shards_is_kept(data: int) -> None:
+    found = cut(inference(parallelism=Parallelism(data=data)), server("a"))
+    assert len(found.subtasks) == data
+    assert {subtask.index for subtask in found.subtasks} == set(range(data))
+
+
+def test_there_are_never_more_shards_than_requests() -> None:
+    assert (
+        len(cut(inference(requests=3, parallelism=Parallelism(data=8)), server("a")).subtasks) == 3
+    )
+
+
+def test_a_pipeline_is_not_cut_more_often_than_there_are_requests() -> None:
+    small = [server(f"n{i}", 24) for i in range(8)]
+    work = inference("llama-3.1-70b-q4_k_m", 1, parallelism=Parallelism(data=2))
+    assert len({subtask.group for subtask in cut(work, *small).subtasks}) == 1
+
+
+def test_the_variant_for_an_accelerator_holds_weights_cache_and_buffers() -> None:
+    work = inference(workload=Workload(2000, 500, 8))
+    (subtask, *_) = cut(work, server("a", label="T4", count=4)).subtasks
+    need = work.model.bytes + decomposing.kv_bytes(work, 32)
+    need += decomposing.buffer_bytes(work, head=True)
+    (variant, *_) = subtask.variants
+    assert variant.device == "T4"
+    assert variant.demand[GPU] == -(-need // int(16 * GIB * decomposing.USABLE))
+
+
+def test_the_tensor_split_is_kept_exactly() -> None:
+    work = inference(parallelism=Parallelism(tensor=4))
+    (subtask, *_) = cut(work, server("a", label="L4", count=4)).subtasks
+    assert [variant.demand[GPU] for variant in subtask.variants] == [4]
+    assert refused(work, server("a")).reason is Reason.ENGINE_VARIANT_MISSING
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.integers(20, 80), st.integers(1, 12))
+def test_every_layer_is_in_one_stage_and_fits(servers: int, memory: int, requests: int) -> None:
+    rack = [server(f"n{i}", memory) for i in range(servers)]
+    work = inference("llama-3.1-70b-q4_k_m", requests)
+    found = decomposing.decompose(job(Task("batch", work, None)), rack)
+    if not isinstance(found, TaskGraph):
+        assert found[0].missing > 0
+        return
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for subtask in found.subtasks:
+        if subtask.layers is not None:
+            groups.setdefault(subtask.group, []).append(subtask.layers)
+    for layers in groups.values():
+        assert sorted(n for first, end in layers for n in range(first, end)) == list(range(80))
+
+
+def test_a_pipeline_that_only_starts_when_the_others_end_gets_nothing() -> None:
+    def replica(loading: float, seconds: float) -> decomposing._Replica:
+        return decomposing._Replica(pipelines.Cut((("s", 1),), seconds), loading)
+
+    quick = replica(10.0, 110.0)
+    assert decomposing._end([quick]) == pytest.approx(110.0)
+    # Two alike work side by side: both load, then share the rest.
+    assert decomposing._end([quick, quick]) == pytest.approx(60.0)
+    assert decomposing._end([quick, replica(120.0, 500.0)]) == pytest.approx(110.0)
+
+
+# What users write
+
+
+def test_a_cap_below_the_need_is_refused_with_the_number_to_write() -> None:
+    found = refused(inference(limits={MEMORY: 2 * GIB}), server("a"))
+    assert found.reason is Reason.INSUFFICIENT_RESOURCE
+    assert found.resource == MEMORY
+    assert "resources.limits.memory" in found.remedy
+
+
+def test_a_cap_on_cpu_only_makes_it_slower() -> None:
+    (subtask, *_) = cut(inference(limits={CPU: 4000}), server("a")).subtasks
+    assert max(variant.demand[CPU] for variant in subtask.variants) == 4000
+
+
+def test_a_floor_is_asked_for_in_full() -> None:
+    (subtask, *_) = cut(inference(overhead={MEMORY: 40 * GIB}), server("a")).subtasks
+    assert all(variant.demand[MEMORY] == 40 * GIB for variant in subtask.variants)
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ((Stage("a", 16), Stage("b", 15)), "31 layers"),
+        ((Stage("a", 16), Stage("c", 16)), "no server"),
+        ((Stage("a", 16), Stage("a", 16)), "more than once"),
+    ],
+)
+def test_a_cut_by_hand_that_can_not_be_is_refused(stages: tuple[Stage, ...], said: str) -> None:
+    assert said in refused(inference(stages=stages), server("a"), server("b")).message
+
+
+def test_a_cut_by_hand_for_a_small_server_says_what_it_holds() -> None:
+    work = inference("llama-3.1-70b-q4_k_m", stages=(Stage("a", 70), Stage("b", 10)))
+    found = refused(work, server("a", 24), server("b", 24))
+    assert (found.reason, found.resource) == (Reason.INSUFFICIENT_RESOURCE, MEMORY)
+    assert "at most" in found.remedy
+
+
+def test_more_stages_than_servers_are_refused() -> None:
+    found = refused(inference(parallelism=Parallelism(pipeline=3)), server("a"), server("b"))
+    assert found.reason is Reason.MODEL_DOES_NOT_FIT
+    assert "need 3 servers, 2 of 2" in found.message
+
+
+def test_too_many_copies_are_refused_with_a_remedy() -> None:
+    work = Template({CPU: 100}, Seconds(1.0))
+    task = Task("many", work, MAX_SUBTASKS + 1)
+    found = decomposing.decompose(job(task), [server("a")])
+    assert isinstance(found, tuple)
+    assert found[0].reason is Reason.TOO_MANY_SUBTASKS
+    assert found[0].remedy
+
+
+def test_a_model_for_nobody_says_how_much_memory_is_missing() -> None:
+    found = refused(inference("llama-3.1-405b-f16"), server("a"), server("b"))
+    assert found.reason is Reason.MODEL_DOES_NOT_FIT
+    assert found.missing / GIB == pytest.approx(669, rel=0.01)
+
+
+def test_when_no_server_may_be_used_the_reason_is_theirs() -> None:
+    tainted = replace(server("a", 16), taints=(Taint("x"),))
+    assert refused(inference("llama-3.1-70b"), tainted).reason is Reason.TAINT_NOT_TOLERATED
+
+
+# The DAG
+
+
+def test_dependent_groups_are_joined_and_bytes_are_split_evenly() -> None:
+    first = Task("a", Template({CPU: 100}, Seconds(1.0)), 2, output_bytes=Bytes(600))
+    second = Task("b", Template({CPU: 100}, Seconds(1.0)), 3, ("a",))
+    found = decomposing.decompose(job(first, second), [server("n")])
+    assert isinstance(found, TaskGraph)
+    assert len(found.edges) == 6
+    assert sum(edge.data for edge in found.edges) == 600
+    assert {edge.data for edge in found.edges} == {100}
