@@ -18,6 +18,7 @@ TTL = 30.0
 class Assumption:
     """One pod that should be bound soon."""
 
+    uid: str
     server: str
     demand: Vector
     work: float
@@ -34,7 +35,7 @@ class Assumptions:
 
     def assume(self, uid: str, server: str, demand: Vector, work: float) -> None:
         """Remember that a pod was advised to go to a server."""
-        self._held[uid] = Assumption(server, demand, work, self._clock() + self._ttl)
+        self._held[uid] = Assumption(uid, server, demand, work, self._clock() + self._ttl)
 
     def drop(self, uid: str) -> None:
         """Forget a pod: it is bound, gone, or asked about anew."""

@@ -17,7 +17,7 @@ from evenkeel_core.quantities import Vector, fits, minus, plus
 from evenkeel_core.reasons import Reason
 from evenkeel_extender.assuming import Assumption
 from evenkeel_extender.protocol import MOST, FilterResult, HostPriority
-from evenkeel_extender.snapshots import Planned, Snapshot
+from evenkeel_extender.snapshots import Holder, Planned, Snapshot
 from evenkeel_kube import names, nodes
 
 Object = Mapping[str, Any]
@@ -69,18 +69,25 @@ def around(
     snapshot: Snapshot, pod: Asked, assumed: Iterable[Assumption], candidates: Iterable[str]
 ) -> Around:
     """Return room and load of the candidates without the pod itself, with what is assumed."""
-    free = {name: snapshot.free.get(name, {}) for name in candidates}
+    free: dict[str, Vector] = {name: snapshot.free.get(name, {}) for name in candidates}
     loads = {name: snapshot.loads.get(name, 0.0) for name in free}
-    own = snapshot.holders.get(pod.uid)
-    if own is not None and own.server in free:
-        loads[own.server] = max(0.0, loads[own.server] - own.work)
-        if own.reserves:
-            free[own.server] = plus(free[own.server], own.demand)
+    _without(snapshot.holders.get(pod.uid), free, loads)
     for item in assumed:
+        # Until the watch shows the bind, the pod still holds what it was planned for.
+        _without(snapshot.holders.get(item.uid), free, loads)
         if item.server in free:
             free[item.server] = minus(free[item.server], item.demand)
             loads[item.server] += item.work
     return Around(free, loads)
+
+
+def _without(held: Holder | None, free: dict[str, Vector], loads: dict[str, float]) -> None:
+    """Take back what a pod holds in the snapshot."""
+    if held is None or held.server not in free:
+        return
+    loads[held.server] = max(0.0, loads[held.server] - held.work)
+    if held.reserves:
+        free[held.server] = plus(free[held.server], held.demand)
 
 
 def refusal(snapshot: Snapshot, pod: Asked, name: str, free: Vector) -> Reason | None:

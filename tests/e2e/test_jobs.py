@@ -1,0 +1,287 @@
+"""Jobs on a real API server, scheduler and kubelets: from apply to their end."""
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from evenkeel_core import planning, verifying
+from evenkeel_kube import jobs, names, nodes
+from evenkeel_operator import reporting
+
+if TYPE_CHECKING:
+    from conftest import Rack
+
+pytestmark = pytest.mark.sandbox
+Object = dict[str, Any]
+
+
+def planned(pod: Object) -> str:
+    return str(pod["metadata"]["annotations"][names.ANNOTATION_SERVER])
+
+
+def test_pods_land_where_they_were_planned(rack: "Rack", simulated: Callable[..., Object]) -> None:
+    rack.apply("places", simulated(120, scale=2, parallelism={"data": 60}))
+    rack.ends("places")
+    pods = rack.pods("places")
+    landed = sum(pod["spec"]["nodeName"] == planned(pod) for pod in pods)
+    assert len(pods) == 60
+    assert landed >= 0.95 * 60
+    assert rack.job("places")["status"]["completed"] == "0-59"
+    found = nodes.servers(rack.get("/api/v1/nodes")["items"])
+    job = jobs.job(rack.job("places"))
+    record = rack.record("places")
+    assert record.plan.feasible
+    made = planning.plan(job, found)
+    assert verifying.verify(made, job, found) == ()
+    rack.delete("places")
+
+
+def test_the_best_response_takes_what_was_filled_first(
+    rack: "Rack", simulated: Callable[..., Object], on: Callable[[str], Object]
+) -> None:
+    rack.nodes("filled", 3)
+    with rack.paused("evenkeel-scheduler"):
+        rack.apply("filled", simulated(2, parallelism={"data": 1}, **on("filled")))
+        rack.wait(
+            "the gate falls",
+            lambda: any(not p["spec"].get("schedulingGates") for p in rack.pods("filled")),
+        )
+        (pod,) = rack.pods("filled")
+        rack.stranger("filler", planned(pod), "7500m")
+    job = rack.ends("filled")
+    (pod,) = rack.pods("filled")
+    assert pod["spec"]["nodeName"] != planned(pod)
+    assert pod["spec"]["nodeName"].startswith("filled-")
+    assert job["status"]["completed"] == "0"
+    rack.delete("filled")
+    rack.cluster.kubectl("delete", "pod", "filler", "--wait=false")
+
+
+def test_twenty_times_the_rack_runs_in_waves(
+    rack: "Rack", simulated: Callable[..., Object], on: Callable[[str], Object]
+) -> None:
+    rack.nodes("waves", 2, memory="8Gi")
+    rack.apply("waves", simulated(80, scale=200, parallelism={"data": 50}, **on("waves")))
+    rack.ends("waves", seconds=120)
+    pods = rack.pods("waves")
+    asked = sum(nodes.pod_demand(pod["spec"])["memory"] for pod in pods)
+    assert asked >= 20 * 2 * 0.9 * 8 * 2**30
+    assert len(pods) == 50
+    rack.delete("waves")
+
+
+def template(command: str, **spec: Any) -> Object:
+    container = {
+        "name": "main",
+        "image": "localhost/busybox:1",
+        "imagePullPolicy": "Never",
+        "command": ["sh", "-c", command],
+        "resources": {"requests": {"cpu": "50m", "memory": "16Mi"}},
+    }
+    return {"spec": {"containers": [container], **spec}}
+
+
+def test_tasks_run_on_real_kubelets_in_their_order(rack: "Rack") -> None:
+    tasks = [
+        {"name": "first", "template": template("echo one"), "estimatedSeconds": 1},
+        {
+            "name": "second",
+            "template": template("echo shard $EVENKEEL_SHARD of $EVENKEEL_SHARDS"),
+            "dependsOn": ["first"],
+            "shards": 2,
+            "estimatedSeconds": 1,
+        },
+    ]
+    rack.apply("order", {"tasks": tasks})
+    rack.ends("order")
+    pods = {p["metadata"]["labels"][names.LABEL_SUBTASK]: p for p in rack.pods("order")}
+    ended = pods["first-0"]["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"]
+    for number in (0, 1):
+        pod = pods[f"second-{number}"]
+        state = pod["status"]["containerStatuses"][0]["state"]["terminated"]
+        assert state["startedAt"] >= ended
+        assert pod["spec"]["nodeName"].startswith("worker-")
+        log = rack.cluster.kubectl("logs", pod["metadata"]["name"])
+        assert log == f"shard {number} of 2\n"
+    rack.delete("order")
+
+
+def test_a_failure_is_retried_and_then_is_the_jobs(rack: "Rack") -> None:
+    rack.apply(
+        "fails",
+        {"tasks": [{"name": "bad", "template": template("exit 3")}], "backoffLimit": 1},
+    )
+    job = rack.ends("fails", "Failed")
+    condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed")
+    assert condition["reason"] == "BackoffLimitExceeded"
+    assert "exit code 3" in condition["message"]
+    assert rack.record("fails").failures == {"bad-0": 2}
+    rack.delete("fails")
+
+
+def test_what_the_user_requires_is_multiplied_in(rack: "Rack") -> None:
+    def term(key: str, value: str) -> Object:
+        return {"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]}
+
+    wanted = [term("kubernetes.io/hostname", "nowhere"), term("kubernetes.io/hostname", "worker-2")]
+    affinity = {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": wanted}
+        }
+    }
+    rack.apply("terms", {"tasks": [{"name": "t", "template": template("true", affinity=affinity)}]})
+    rack.ends("terms")
+    (pod,) = rack.pods("terms")
+    assert pod["spec"]["nodeName"] == "worker-2"
+    rack.delete("terms")
+
+
+def test_what_can_not_be_placed_says_so_and_starts_when_a_server_appears(
+    rack: "Rack", simulated: Callable[..., Object], on: Callable[[str], Object]
+) -> None:
+    rack.nodes("late", 1, memory="2Gi")
+    rack.apply("late", simulated(2, parallelism={"pipeline": 1}, **on("late")))
+    rack.wait("refused", lambda: rack.condition("late", "Planned")["status"] == "False")
+    condition = rack.condition("late", "Planned")
+    assert condition["reason"] == "InsufficientResource"
+    assert "binding resource memory, missing" in condition["message"]
+    rack.nodes("late-too", 0)
+    rack.cluster.kubectl("label", "node", "late-0", "small=true")
+    big = rack.nodes("later", 1)
+    rack.cluster.kubectl("label", "--overwrite", "node", *big, "test=late")
+    job = rack.ends("late")
+    assert rack.pods("late")[0]["spec"]["nodeName"] == big[0]
+    assert reporting.indexes(job["status"]["completed"]) == {0}
+    rack.delete("late")
+
+
+def test_a_third_lost_at_the_kubelet_costs_no_backoff(
+    rack: "Rack", simulated: Callable[..., Object]
+) -> None:
+    rack.apply("lost", simulated(60, scale=2, parallelism={"data": 30}, backoffLimit=0))
+    hit: set[str] = set()
+
+    def all_hit() -> bool:
+        for pod in rack.pods("lost"):
+            name = pod["metadata"]["name"]
+            number = int(pod["metadata"]["labels"][names.LABEL_SUBTASK].rpartition("-")[2])
+            live = pod["spec"].get("nodeName") and pod["status"]["phase"] in ("Pending", "Running")
+            if number % 3 or not live or name in hit or not name.endswith("-a1"):
+                continue
+            path = f"/api/v1/namespaces/default/pods/{name}/status"
+            lost = {"phase": "Failed", "reason": "OutOfcpu", "message": "no room"}
+            kind = "application/merge-patch+json"
+            rack.cluster.api.call("PATCH", path, {"status": lost}, kind)
+            hit.add(name)
+        return len(hit) == 10
+
+    rack.wait("a third is lost", all_hit)
+    rack.ends("lost")
+    record = rack.record("lost")
+    assert record.failures == {}
+    assert sum(record.retries.values()) >= 10
+    rack.delete("lost")
+
+
+def test_suspending_stops_and_resuming_finishes(
+    rack: "Rack", simulated: Callable[..., Object]
+) -> None:
+    rack.apply("sleepy", simulated(8, scale=1, parallelism={"data": 4}))
+    rack.wait("it runs", lambda: rack.condition("sleepy", "Running")["status"] == "True")
+    patch = json.dumps({"spec": {"suspend": True}})
+    rack.cluster.kubectl("patch", "ijob", "sleepy", "--type=merge", "-p", patch)
+    rack.wait(
+        "its pods stop",
+        lambda: all(p["status"].get("phase") == "Succeeded" for p in rack.pods("sleepy")),
+    )
+    patch = json.dumps({"spec": {"suspend": False}})
+    rack.cluster.kubectl("patch", "ijob", "sleepy", "--type=merge", "-p", patch)
+    assert rack.ends("sleepy")["status"]["completed"] == "0-3"
+    rack.delete("sleepy")
+
+
+def test_a_finished_job_goes_after_its_time_and_leaves_nothing(
+    rack: "Rack", simulated: Callable[..., Object]
+) -> None:
+    rack.apply("brief", simulated(4, scale=100, ttlSecondsAfterFinished=1))
+    uid = rack.job("brief")["metadata"]["uid"]
+    selector = f"?labelSelector={names.LABEL_JOB_UID}%3D{uid}"
+
+    def gone() -> bool:
+        jobs_ = rack.get(f"/apis/{names.API_VERSION}/inferencejobs")["items"]
+        left = [job for job in jobs_ if job["metadata"]["uid"] == uid]
+        pods = rack.get(f"/api/v1/pods{selector}")["items"]
+        records = rack.get(f"/api/v1/configmaps{selector}")["items"]
+        return not (left or pods or records)
+
+    rack.wait("nothing is left", gone, 60)
+
+
+def test_a_deadline_ends_a_job_and_its_pods(rack: "Rack", simulated: Callable[..., Object]) -> None:
+    rack.apply("slow", simulated(4, scale=0.01, activeDeadlineSeconds=3))
+    rack.ends("slow", "Failed")
+    assert rack.condition("slow", "Failed")["reason"] == "DeadlineExceeded"
+    rack.wait(
+        "its pods go",
+        lambda: all(p["status"].get("phase") in ("Succeeded", "Failed") for p in rack.pods("slow")),
+    )
+    rack.delete("slow")
+
+
+def test_a_cordoned_stage_moves_the_whole_set(
+    rack: "Rack", simulated: Callable[..., Object], on: Callable[[str], Object]
+) -> None:
+    rack.nodes("cordon", 4, memory="8Gi")
+    spec = simulated(2, scale=100, parallelism={"pipeline": 2, "data": 1}, **on("cordon"))
+    with rack.paused("evenkeel-scheduler"):
+        rack.apply("cordon", spec)
+        rack.wait(
+            "both gates fall",
+            lambda: sum(not p["spec"].get("schedulingGates") for p in rack.pods("cordon")) == 2,
+        )
+        lost = planned(rack.pods("cordon")[0])
+        rack.cluster.kubectl("cordon", lost)
+        rack.wait("it is planned anew", lambda: rack.record("cordon").attempts == {"batch-0": 2})
+    rack.ends("cordon")
+    for pod in rack.pods("cordon"):
+        if pod["spec"].get("nodeName"):
+            assert pod["spec"]["nodeName"] == planned(pod) != lost
+    rack.delete("cordon")
+
+
+def test_killed_half_way_it_goes_on_with_the_same_plan(
+    rack: "Rack", simulated: Callable[..., Object]
+) -> None:
+    lines = "\n".join(json.dumps({"prompt": "x" * 100, "max_tokens": 20}) for _ in range(2000))
+    text = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "many", "namespace": "default"},
+        "data": {"requests.jsonl": lines},
+    }
+    rack.cluster.api.create("/api/v1/namespaces/default/configmaps", text)
+    spec = simulated(1, scale=1000, parallelism={"data": 2000}, suspend=False)
+    spec["input"] = {"configMapRef": {"name": "many"}}
+    rack.apply("many", spec)
+    rack.wait("half of the pods are there", lambda: _count(rack, "many") > 600, 60)
+    with rack.paused("evenkeel-operator"):
+        before = {a.subtask: a.server for a in rack.record("many").plan.assignments}
+    rack.wait("all pods are there", lambda: _count(rack, "many") == 2000, 180)
+    pods = rack.pods("many")
+    first = [p for p in pods if p["metadata"]["annotations"][names.ANNOTATION_ATTEMPT] == "1"]
+    assert len(first) >= 1990
+    for pod in first:
+        assert planned(pod) == before[pod["metadata"]["labels"][names.LABEL_SUBTASK]]
+    rack.delete("many")
+    rack.wait("they are gone", lambda: _left(rack) == 0, 180)
+
+
+def _count(rack: "Rack", job: str) -> int:
+    return len(rack.pods(job))
+
+
+def _left(rack: "Rack") -> int:
+    found = rack.get(f"/api/v1/pods?labelSelector={names.LABEL_JOB}%3Dmany&limit=1")["items"]
+    return len(found)
