@@ -1,0 +1,145 @@
+"""`evenkeel status` and `explain`: what they say of a job, from its objects."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evenkeel_cli import cluster, explain, following, printing, status
+from evenkeel_cli.plan import read_job, read_servers
+from evenkeel_core import planning
+from evenkeel_core.servers import Server
+from evenkeel_kube import names, plans, pods
+
+JOB: dict[str, Any] = {
+    "metadata": {
+        "name": "llama-8b-batch",
+        "namespace": "default",
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+    },
+    "spec": {"runtime": {"timeScale": 4}},
+    "status": {
+        "state": "Running",
+        "completed": "0-1",
+        "subtaskCounts": {"total": 24, "succeeded": 2},
+        "conditions": [
+            {"type": "Planned", "status": "True", "reason": "Planned", "message": ""},
+            {"type": "Scheduled", "status": "False", "reason": "Waiting", "message": "2 wait"},
+        ],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def planned() -> tuple[plans.Record, list[Server]]:
+    folder = Path(__file__).parents[2] / "examples"
+    servers = read_servers(folder / "servers.yaml")
+    made = planning.plan(read_job(folder / "llama-8b-batch.yaml"), servers)
+    return plans.Record(1, made, attempts={"batch-1": 2}), servers
+
+
+def pod(subtask: str, node: str | None, attempt: int = 1, **state: Any) -> dict[str, Any]:
+    name = pods.pod_name(JOB["metadata"]["name"], subtask, attempt)
+    spec = {"nodeName": node} if node else {"schedulingGates": [{"name": names.GATE}]}
+    return {"metadata": {"name": name}, "spec": spec, "status": state}
+
+
+def ended(seconds: int) -> dict[str, Any]:
+    stopped = {
+        "startedAt": "2026-01-01T00:00:00Z",
+        "finishedAt": f"2026-01-01T00:00:{seconds:02}Z",
+    }
+    return {"phase": "Succeeded", "containerStatuses": [{"state": {"terminated": stopped}}]}
+
+
+@pytest.fixture
+def running(planned: tuple[plans.Record, list[Server]]) -> cluster.Running:
+    record, _ = planned
+    places = {place.subtask: place for place in record.plan.assignments}
+    held = [
+        pod("batch-0", places["batch-0"].server, **ended(3)),
+        pod("batch-1", "elsewhere", **ended(9)),  # an older attempt, which does not count
+        pod("batch-1", places["batch-1"].shortlist[1], 2, **ended(2)),
+        pod("batch-2", places["batch-2"].server, phase="Running"),
+        pod("batch-3", None),
+    ]
+    return cluster.Running(copy.deepcopy(JOB), record, {p["metadata"]["name"]: p for p in held})
+
+
+def test_each_subtask_has_its_line(running: cluster.Running) -> None:
+    lines = following.lines(running)
+    assert len(lines) == 24
+    assert [line.state for line in lines[:5]] == [
+        "Succeeded", "Succeeded", "Running", "Waiting", "Waiting",
+    ]  # fmt: skip
+    assert [line.actual for line in lines[:4]] == [12.0, 8.0, None, None]
+    assert lines[1].attempt == 2
+    assert lines[4].server is None
+
+
+def test_what_landed_elsewhere_is_told_with_its_reason(
+    running: cluster.Running, planned: tuple[plans.Record, list[Server]]
+) -> None:
+    record, servers = planned
+    (line,) = following.deviations(following.lines(running))
+    assert line.subtask == "batch-1"
+    why = explain.why_elsewhere(record.plan, line, servers)
+    assert f"{line.planned} was planned" in why
+    assert "number 2 of its shortlist" in why
+    gone = [server for server in servers if server.name != line.planned]
+    assert "ServerGone" in explain.why_elsewhere(record.plan, line, gone)
+
+
+def test_a_document_and_a_table_say_the_same(running: cluster.Running) -> None:
+    document = status.document(running)
+    assert document["state"] == "Running"
+    assert document["reason"] == "Waiting"
+    assert document["tasks"][0]["actualSeconds"] == 12.0
+    console = printing.console()
+    with console.capture() as said:
+        console.print(status.render(running))
+    assert "2 of 24 subtasks done" in said.get()
+    assert "Waiting: 2 wait" in said.get()
+    assert "as planned" in said.get()
+
+
+def test_a_job_without_a_plan_has_no_lines() -> None:
+    job = {"metadata": JOB["metadata"], "spec": {}}
+    assert following.lines(cluster.Running(job, None, {})) == []
+    assert following.state(job) == "Pending"
+
+
+@pytest.mark.parametrize("command", [("status",), ("status", "x"), ("explain", "x")])
+def test_a_cluster_out_of_reach_is_one_sentence(
+    run: Any, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    answer = run(*command, "--kubeconfig", kubeconfig)
+    assert answer.status == 2
+    assert "can't be read" in answer.error
+    kubeconfig.write_text(
+        "current-context: c\n"
+        "contexts: [{name: c, context: {cluster: c, user: u}}]\n"
+        "clusters: [{name: c, cluster: {server: 'http://127.0.0.1:9'}}]\n"
+        "users: [{name: u, user: {}}]\n"
+    )
+    answer = run(*command, "--kubeconfig", kubeconfig)
+    assert answer.status == 2
+    assert "the API server does not answer" in answer.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("status", "--watch"), "name it"),
+        (("status", "x", "--watch", "-o", "json"), "--output json"),
+        (("explain", "x", "--extender", "http://h"), "one subtask"),
+    ],
+)
+def test_options_that_contradict_are_refused(
+    run: Any, arguments: tuple[str, ...], said: str
+) -> None:
+    answer = run(*arguments)
+    assert answer.status == 2
+    assert said in answer.error
