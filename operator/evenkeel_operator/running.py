@@ -160,8 +160,13 @@ class Operator:
             for key, view in views.items()
         }
         await self._plan(views, decisions, snapshot)
-        await self._record(views, decisions)
-        await self._act(views, decisions, now)
+        for key, decision in decisions.items():
+            try:
+                await self._act(views[key].manifest, decision, now)
+            except ApiError as error:
+                # One job's trouble is not the others': the next pass tries again.
+                metrics.WRITE_ERRORS.inc()
+                log.warning("%s: %s", key, error)
         await self._release(views, decisions, snapshot, now)
         await self._orphans(snapshot)
         metrics.JOBS.set(len(views))
@@ -311,39 +316,27 @@ class Operator:
                 decision.record, plan=made, revision=decision.record.revision + 1
             )
 
-    async def _record(self, views: Mapping[str, View], decisions: Mapping[str, Decision]) -> None:
-        for key, decision in decisions.items():
-            if decision.record is None:
-                continue
-            job = views[key].manifest
-            metadata = job["metadata"]
-            before = self._caches.plans.items.get(
-                f"{metadata['namespace']}/{plans.name(metadata['name'])}"
-            )
-            await self._actor.record(job, decision.record, before)
-            self._wake.set()
-
     # Acting
 
-    async def _act(
-        self, views: Mapping[str, View], decisions: Mapping[str, Decision], now: float
-    ) -> None:
-        errors: list[ApiError] = []
-        for key, decision in decisions.items():
-            await self._write_status(views[key].manifest, decision.status, now)
-        for key, decision in decisions.items():
-            errors += await self._actor.strip(decision.strip)
-            errors += await self._actor.delete(decision.delete)
-            errors += await self._create(views[key].manifest, decision, now)
-            for kind, reason, message in decision.events:
-                metrics.EVENTS.labels(reason).inc()
-                await self._actor.event(views[key].manifest, kind, reason, message, now)
-            if decision.remove:
-                await self._actor.remove(views[key].manifest)
+    async def _act(self, job: Object, decision: Decision, now: float) -> None:
+        """Write what a job needs: first what must be on record, then what depends on it."""
+        if decision.record is not None:
+            metadata = job["metadata"]
+            name = f"{metadata['namespace']}/{plans.name(metadata['name'])}"
+            await self._actor.record(job, decision.record, self._caches.plans.items.get(name))
+            self._wake.set()
+        await self._write_status(job, decision.status, now)
+        errors = await self._actor.strip(decision.strip)
+        errors += await self._actor.delete(decision.delete)
+        errors += await self._create(job, decision, now)
+        for kind, reason, message in decision.events:
+            metrics.EVENTS.labels(reason).inc()
+            await self._actor.event(job, kind, reason, message, now)
+        if decision.remove:
+            await self._actor.remove(job)
         for error in errors[:3]:
             log.warning("write: %s", error)
-        if errors:
-            metrics.WRITE_ERRORS.inc(len(errors))
+        metrics.WRITE_ERRORS.inc(len(errors))
 
     async def _create(self, job: Object, decision: Decision, now: float) -> list[ApiError]:
         errors = await self._actor.create(decision.create)
