@@ -17,12 +17,14 @@ Errors, one tree for the boundary:
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
+import msgspec
 
 from evenkeel_kube.configuration import Configuration
 
@@ -35,8 +37,13 @@ PAGE = 500
 TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10)
 MAX_LINE = 4 * 1024**2
 """Bytes of one watch event: larger than any object the API server stores."""
+MAX_ANSWER = 256 * 1024**2
+"""Bytes of one answer: a page of the largest objects that are listed, plans of 1 MiB."""
+MAX_ERROR = 64 * 1024
 ATTEMPTS = 4
-"""Times a read is tried: it changes nothing, so trying again is safe."""
+"""Times a read is tried: it changes nothing, so trying again is safe. Writes never are."""
+PATIENCE = 60.0
+"""Seconds a server may ask us to wait at most."""
 
 
 class ApiError(Exception):
@@ -111,10 +118,32 @@ def failure(
         kind = AlreadyExists
     wait = retry_after or (said.get("details") or {}).get("retryAfterSeconds") or 0
     try:
-        seconds = float(wait)
+        seconds = min(max(0.0, float(wait)), PATIENCE)  # in this order NaN becomes 0
     except (TypeError, ValueError):
         seconds = 0.0
     return kind(status, reason, str(said.get("message") or ""), seconds)
+
+
+class _ListMetadata(msgspec.Struct):
+    version: str = msgspec.field(name="resourceVersion", default="")
+    more: str = msgspec.field(name="continue", default="")
+
+
+class _List(msgspec.Struct):
+    metadata: _ListMetadata = msgspec.field(default_factory=_ListMetadata)
+    items: list[msgspec.Raw] | None = None
+
+
+_list = msgspec.json.Decoder(_List)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the objects of a resource, as the API server wrote them."""
+
+    items: tuple[bytes, ...]
+    version: str
+    """resourceVersion of the whole list."""
 
 
 def path(
@@ -158,50 +187,78 @@ class Client:
         self, method: str, where: str, **options: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         assert self._session is not None, "the client is not open"  # noqa: S101
-        headers = dict(options.pop("headers", {}))
-        bearer = self.configuration.bearer()
-        if bearer:
-            headers["Authorization"] = f"Bearer {bearer}"
         url = self.configuration.server + where
         try:
-            async with self._session.request(method, url, headers=headers, **options) as answer:
-                if answer.status >= 400:
-                    body = await answer.content.read(64 * 1024)
+            headers = self.configuration.authorization() | dict(options.pop("headers", {}))
+            async with self._session.request(
+                method, url, headers=headers, allow_redirects=False, **options
+            ) as answer:
+                if answer.status >= 300:
+                    body = await _read(answer, MAX_ERROR, cut=True)
                     raise failure(answer.status, body, answer.headers.get("Retry-After"))
                 yield answer
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(0, "NoAnswer", f"{type(error).__name__}: {error}") from error
 
-    async def request(self, method: str, where: str, **options: Any) -> Object:
-        """Send one request and return the object of the answer."""
+    async def _receive(self, method: str, where: str, **options: Any) -> bytes:
         async with self._send(method, where, **options) as answer:
-            found: Object = json.loads(await answer.read())
-            return found
+            return await _read(answer, MAX_ANSWER)
 
-    async def get(self, where: str, params: Mapping[str, str] | None = None) -> Object:
-        """Read one object; tried again while the API server is away for a moment."""
+    async def _ask(self, where: str, params: Mapping[str, str] | None) -> bytes:
+        """Read; tried again while the API server is away for a moment."""
         for attempt in range(ATTEMPTS - 1):
             try:
-                return await self.request("GET", where, params=dict(params or {}))
+                return await self._receive("GET", where, params=dict(params or {}))
             except (Unavailable, TooManyRequests) as error:
                 pause = error.retry_after or 0.1 * 2**attempt
                 await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 - only spreads
-        return await self.request("GET", where, params=dict(params or {}))
+        return await self._receive("GET", where, params=dict(params or {}))
+
+    async def request(self, method: str, where: str, **options: Any) -> Object:
+        """Send one request and return the object of the answer."""
+        return _object(await self._receive(method, where, **options))
+
+    async def get(self, where: str, params: Mapping[str, str] | None = None) -> Object:
+        """Read one object; tried again while the API server is away for a moment."""
+        return _object(await self._ask(where, params))
+
+    async def pages(
+        self, where: str, params: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[Page, None]:
+        """Yield all objects of a resource in pages of one consistent list.
+
+        Raises
+        ------
+        Gone
+            If the list took so long that its rest can't be had any more: start anew.
+        """
+        query = {"limit": str(PAGE), **(params or {})}
+        while True:
+            try:
+                found = _list.decode(await self._ask(where, query))
+            except msgspec.MsgspecError as error:
+                raise Unavailable(0, "NoList", f"the answer is no list: {error}") from error
+            if not found.metadata.version:
+                # Whoever said this is no API server: to believe it would delete everything.
+                raise Unavailable(0, "NoList", "the answer has no resourceVersion")
+            items = tuple(bytes(item) for item in found.items or ())
+            yield Page(items, found.metadata.version)
+            if not found.metadata.more:
+                return
+            query = {**query, "continue": found.metadata.more}
+            query.pop("resourceVersion", None)
 
     async def list(
         self, where: str, params: Mapping[str, str] | None = None
     ) -> tuple[list[Object], str]:
-        """Return all objects of a resource, read in pages, and their resourceVersion."""
+        """Return all objects of a resource and the list's resourceVersion."""
         found: list[Object] = []
-        query = {"limit": str(PAGE), **(params or {})}
-        while True:
-            page = await self.get(where, query)
-            found += page.get("items") or []
-            metadata = page.get("metadata") or {}
-            if not metadata.get("continue"):
-                return found, str(metadata.get("resourceVersion", ""))
-            query = {**query, "continue": metadata["continue"]}
-            query.pop("resourceVersion", None)
+        version = ""
+        async with aclosing(self.pages(where, params)) as pages:
+            async for page in pages:
+                found += [_object(item) for item in page.items]
+                version = page.version
+        return found, version
 
     async def create(self, where: str, obj: Mapping[str, Any]) -> Object:
         """Create an object below a collection."""
@@ -212,7 +269,7 @@ class Client:
         return await self.request("PUT", where, json=obj)
 
     async def merge(self, where: str, change: Mapping[str, Any]) -> Object:
-        """Merge a change into an object."""
+        """Merge a change into an object; with a resourceVersion in it, only if it is that."""
         return await self.request(
             "PATCH", where, data=json.dumps(change), headers={"Content-Type": MERGE}
         )
@@ -250,7 +307,7 @@ class Client:
         if grace is not None:
             options["gracePeriodSeconds"] = grace
         async with self._send("DELETE", where, json=options) as answer:
-            await answer.read()
+            await _read(answer, MAX_ANSWER)
 
     async def evict(self, namespace: str, name: str, *, uid: str) -> None:
         """Evict a pod through the Eviction API, only the one with this uid."""
@@ -264,13 +321,21 @@ class Client:
 
     async def watch(
         self, where: str, params: Mapping[str, str], *, silence: float
-    ) -> AsyncIterator[bytes]:
-        """Yield the lines of a watch; ends when the server closes or is silent for too long.
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the lines of a watch until the server closes it.
+
+        Parameters
+        ----------
+        where : str
+        params : mapping
+            Among them the resourceVersion to watch from.
+        silence : float
+            Seconds without a byte after which the connection is taken for dead.
 
         Raises
         ------
         ApiError
-            If the watch can not be opened or the connection breaks.
+            If the watch can't be opened, breaks, or is silent for too long.
         """
         timeout = aiohttp.ClientTimeout(total=None, connect=10, sock_read=silence)
         query = {"watch": "true", "allowWatchBookmarks": "true", **params}
@@ -284,3 +349,25 @@ class Client:
                         yield line
                 if len(buffer) > MAX_LINE:
                     raise Unavailable(0, "TooLong", "a watch event is larger than any object")
+
+
+async def _read(answer: aiohttp.ClientResponse, most: int, *, cut: bool = False) -> bytes:
+    """Return the body; one that is too long is cut or refused before it fills the memory."""
+    found = bytearray()
+    async for chunk in answer.content.iter_any():
+        found += chunk
+        if len(found) > most:
+            if cut:
+                break
+            raise Unavailable(0, "TooLong", f"the answer is longer than {most} bytes")
+    return bytes(found[:most])
+
+
+def _object(data: bytes) -> Object:
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise Unavailable(0, "NoJSON", f"the answer is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise Unavailable(0, "NoObject", "the answer is no object")
+    return found

@@ -29,11 +29,18 @@ class Configuration:
     """Read again before use: bound tokens rotate."""
     namespace: str = "default"
 
-    def bearer(self) -> str:
-        """Return the token to send, empty for none."""
+    def authorization(self) -> dict[str, str]:
+        """Return the header that says who we are; none where a certificate does.
+
+        Raises
+        ------
+        OSError
+            If the token's file can't be read at the moment.
+        """
+        token = self.token
         if self.token_file is not None:
-            return self.token_file.read_text(encoding="utf-8").strip()
-        return self.token
+            token = self.token_file.read_text(encoding="utf-8").strip()
+        return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def load(path: Path | None = None) -> Configuration:
@@ -44,7 +51,8 @@ def load(path: Path | None = None) -> Configuration:
     ConfigurationError
         If there is none or it can't be used.
     """
-    named = path or (Path(os.environ["KUBECONFIG"]) if os.environ.get("KUBECONFIG") else None)
+    stated = os.environ.get("KUBECONFIG")
+    named = path or (Path(stated) if stated else None)
     if named is None and (SERVICE_ACCOUNT / "token").exists():
         return _in_cluster()
     named = named or Path.home() / ".kube" / "config"
@@ -54,12 +62,16 @@ def load(path: Path | None = None) -> Configuration:
         raise ConfigurationError(
             f"{named} can't be read ({error.strerror}); name a kubeconfig with --kubeconfig"
         ) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{named} is no YAML: {error}") from error
     try:
         return _from_kubeconfig(content, named.parent)
-    except (KeyError, TypeError, ValueError, OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"{named} can't be used: {error!r}") from error
+    except KeyError as error:
+        raise ConfigurationError(f"{named} is no kubeconfig: {error} is missing") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigurationError(f"{named} is no kubeconfig: {error}") from error
+    except OSError as error:  # a certificate that is not there, or is none: SSLError is one
+        raise ConfigurationError(f"{named} can't be used: {error}") from error
 
 
 def _in_cluster() -> Configuration:
@@ -76,7 +88,13 @@ def _in_cluster() -> Configuration:
 def _from_kubeconfig(content: Mapping[str, Any], folder: Path) -> Configuration:
     context = _named(content["contexts"], content["current-context"])["context"]
     cluster = _named(content["clusters"], context["cluster"])["cluster"]
-    user = _named(content["users"], context["user"])["user"]
+    user = _named(content["users"], context["user"])["user"] or {}
+    unknown = sorted({"exec", "auth-provider", "username"} & user.keys())
+    if unknown:
+        raise ValueError(
+            f"users[].user.{unknown[0]} is not understood; "
+            "use a client certificate, token or tokenFile"
+        )
     server = cluster["server"].rstrip("/")
     token_file = user.get("tokenFile")
     return Configuration(
@@ -89,7 +107,10 @@ def _from_kubeconfig(content: Mapping[str, Any], folder: Path) -> Configuration:
 
 
 def _named(items: Any, name: str) -> Any:
-    return next(item for item in items if item["name"] == name)
+    for item in items:
+        if item["name"] == name:
+            return item
+    raise ValueError(f"it names {name!r}, which it does not define")
 
 
 def _tls(cluster: Mapping[str, Any], user: Mapping[str, Any], folder: Path) -> ssl.SSLContext:
