@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenkeel_core import checks
-from evenkeel_core.jobs import CostModel, Inference, Job, Task, Template
+from evenkeel_core.jobs import OVERLAP, CostModel, Inference, Job, Overlap, Task, Template
 from evenkeel_core.models import Model
 from evenkeel_core.problems import NOWHERE, Floats, Ints, Problem
 from evenkeel_core.quantities import CPU, MILLI, PODS, Work
@@ -449,40 +449,66 @@ RPC_BYTES = 4
 """llama.cpp sends activations between stages as 32-bit floats."""
 
 
+@dataclass(frozen=True, slots=True)
+class _StageSeconds:
+    """What one stage takes of the time of its set."""
+
+    load: float
+    prefill: float
+    step: float
+
+
 def set_seconds(
     work: Inference,
     part: Tokens,
     members: Sequence[Subtask],
     servers: Mapping[str, Server],
 ) -> float:
-    """Return the seconds a pipeline of llama.cpp's kind takes for a range of requests.
+    """Return the seconds a pipeline takes for a range of requests; inf where a stage can not run.
 
-    The stages of a step take turns and all talk to the head, so a step is the sum of the stages
-    and of a round trip to each but the first; weights are uploaded one stage after the other.
+    Where stages take turns (llama.cpp's RPC) everything adds up, loading included: the head
+    uploads to one stage after the other. Where they overlap, the slowest stage is what counts,
+    and the others only until the pipeline is full.
     """
+    ordered = sorted(members, key=lambda member: member.layers or (0, 0))
+    found = [
+        _stage(work, part, member, servers.get(member.server or ""), first=number == 0)
+        for number, member in enumerate(ordered)
+    ]
+    stages = [stage for stage in found if stage is not None]
+    if len(stages) < len(found):
+        return np.inf
+    count, _, _ = steps(work, part)
+    each = [stage.prefill + count * stage.step for stage in stages]
+    if OVERLAP[work.engine] is Overlap.SUM:
+        return sum(each) + sum(stage.load for stage in stages)
+    filling = sum(stage.step for stage in stages) - max(stage.step for stage in stages)
+    return max(each) + filling + max(stage.load for stage in stages)
+
+
+def _stage(
+    work: Inference, part: Tokens, member: Subtask, server: Server | None, *, first: bool
+) -> _StageSeconds | None:
+    variant = checks.variant(member, server) if server else None
+    device = _device(variant, server) if server else None
+    if server is None or variant is None or device is None:
+        return None
     model = work.model
-    count, batch, context = steps(work, part)
-    total = load = 0.0
-    for stage, member in enumerate(sorted(members, key=lambda member: member.layers or (0, 0))):
-        server = servers.get(member.server or "")
-        variant = checks.variant(member, server) if server else None
-        device = _device(variant, server) if server else None
-        if server is None or variant is None or device is None:
-            return np.inf
-        at = speed(device, server, variant)
-        first, end = member.layers or (0, model.layers)
-        layers = end - first
-        step = layers * layer_step(model, at, batch, context)
-        prefill = layers * layer_prefill(model, at, part)
+    _, batch, context = steps(work, part)
+    at = speed(device, server, variant, work.parallelism.tensor or 1)
+    begin, end = member.layers or (0, model.layers)
+    step = (end - begin) * layer_step(model, at, batch, context)
+    prefill = (end - begin) * layer_prefill(model, at, part)
+    if end == model.layers:
+        step += head_step(model, at, batch)
+    if not first:
+        hop = RPC_BYTES * model.hidden / server.link_bandwidth
+        step += REMOTE_STAGE + 2 * server.link_latency + 2 * batch * hop
+        prefill += 2 * part.input * hop
         if end == model.layers:
-            step += head_step(model, at, batch)
-        if stage:
-            hop = RPC_BYTES * model.hidden / server.link_bandwidth
-            step += REMOTE_STAGE + 2 * server.link_latency + 2 * batch * hop
-            prefill += 2 * part.input * hop
-        total += prefill + count * step
-        load += load_seconds(model, member.weight_bytes, server)
-    return total + load
+            # The last stage answers with the logits of the whole vocabulary.
+            step += batch * RPC_BYTES * model.vocabulary / server.link_bandwidth
+    return _StageSeconds(load_seconds(model, member.weight_bytes, server), prefill, step)
 
 
 def _shares(

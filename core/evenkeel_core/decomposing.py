@@ -19,6 +19,7 @@ from evenkeel_core.jobs import (
     OVERLAP,
     Inference,
     Job,
+    Objective,
     Overlap,
     Task,
     Template,
@@ -68,7 +69,7 @@ def decompose(job: Job, servers: Sequence[Server]) -> TaskGraph | tuple[Refusal,
     refusals: list[Refusal] = []
     index = 0
     for task in job.tasks:
-        cut = _cut(task, servers, index)
+        cut = _cut(task, servers, index, job.objective)
         if isinstance(cut, Refusal):
             refusals.append(cut)
             continue
@@ -84,7 +85,9 @@ def decompose(job: Job, servers: Sequence[Server]) -> TaskGraph | tuple[Refusal,
     return TaskGraph(tuple(subtasks), tuple(joined))
 
 
-def _cut(task: Task, servers: Sequence[Server], index: int) -> list[Subtask] | Refusal:
+def _cut(
+    task: Task, servers: Sequence[Server], index: int, objective: Objective
+) -> list[Subtask] | Refusal:
     work = task.work
     if isinstance(work, Template):
         return _copies(task, work, index)
@@ -99,7 +102,7 @@ def _cut(task: Task, servers: Sequence[Server], index: int) -> list[Subtask] | R
         return _shards(task, work, servers, possible, index)
     if pipeline == 1:
         return why_not(probe, servers)
-    return _pipelines(task, work, servers, index)
+    return _pipelines(task, work, servers, index, objective)
 
 
 def _copies(task: Task, work: Template, index: int) -> list[Subtask]:
@@ -296,7 +299,7 @@ prefill shares the reading over a batch. Only the evenness of shards depends on 
 
 
 def _pipelines(
-    task: Task, work: Inference, servers: Sequence[Server], index: int
+    task: Task, work: Inference, servers: Sequence[Server], index: int, objective: Objective
 ) -> list[Subtask] | Refusal:
     wanted = work.parallelism.data and min(work.parallelism.data, work.requests.count)
     allowed = [s for s in servers if _may_hold_a_stage(task, s)]
@@ -308,7 +311,7 @@ def _pipelines(
     replicas: list[_Replica] = []
     end = math.inf
     while len(replicas) < min(wanted or len(servers), work.requests.count):
-        found = _cut_of(work, free)
+        found = _cut_of(work, free, objective)
         if found is None:
             break
         more = [*replicas, _Replica(found, _loading(work, found, by_name))]
@@ -375,6 +378,7 @@ def recut(
     index: int,
     requests: tuple[int, int],
     servers: Sequence[Server],
+    objective: Objective = Objective.THROUGHPUT,
 ) -> list[Subtask] | Refusal:
     """Cut one replica anew for the servers that are left; its requests stay its own.
 
@@ -387,6 +391,8 @@ def recut(
     requests : tuple of int
         First request and one past the last.
     servers : sequence of Server
+    objective : Objective
+        Of the job.
     """
     work = task.work
     if not isinstance(work, Inference):
@@ -394,25 +400,22 @@ def recut(
     allowed = [server for server in servers if _may_hold_a_stage(task, server)]
     if not allowed:
         return why_not(_nothing(task), servers)
-    found = _best_cut(work, costs.tokens(work, *requests), allowed)
+    part = costs.tokens(work, *requests)
+    candidates = [_candidate(work, part, server) for server in allowed]
+    found = _cut_of(work, candidates, objective)
     if found is None:
         return _no_pipeline(task, work, allowed, 0, 1)
     by_name = {server.name: server for server in servers}
     return _members(task, work, by_name, group, index, requests, found.stages)
 
 
-def _best_cut(
-    work: Inference, part: costs.Tokens, servers: Sequence[Server]
+def _cut_of(
+    work: Inference, candidates: Sequence[pipelines.Candidate], objective: Objective
 ) -> pipelines.Cut | None:
-    return _cut_of(work, [_candidate(work, part, server) for server in servers])
-
-
-def _cut_of(work: Inference, candidates: Sequence[pipelines.Candidate]) -> pipelines.Cut | None:
+    # One request passes all stages whatever the engine: its latency is their sum.
+    overlap = Overlap.SUM if objective is Objective.LATENCY else OVERLAP[work.engine]
     return pipelines.cut(
-        work.model.layers,
-        candidates,
-        overlap=OVERLAP[work.engine],
-        stages=work.parallelism.pipeline,
+        work.model.layers, candidates, overlap=overlap, stages=work.parallelism.pipeline
     )
 
 

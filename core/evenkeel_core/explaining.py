@@ -180,6 +180,7 @@ def document(plan: Plan) -> dict[str, Any]:
         "potential": plan.potential,
         "scaleSeconds": plan.scale,
         "balance": plan.balance,
+        "imbalance": plan.imbalance,
         "factorisation": None
         if factors is None
         else {

@@ -132,17 +132,19 @@ def _slowest(layers: int, usable: Sequence[Candidate], limit: int, *, exactly: b
 
     def shares(bound: float) -> tuple[Floats, Ints]:
         held = np.floor((bound - fixed) / per_layer + 1e-9).clip(0, room)
-        largest = np.argsort(-held, kind="stable")[:limit]
-        return held, largest
+        return held, np.argsort(-held, kind="stable")[:limit]
+
+    def enough(bound: float) -> bool:
+        held, largest = shares(bound)
+        # Exactly so many stages: each of them must hold a layer.
+        return held[largest].sum() >= layers and not (exactly and held[largest].min() < 1)
 
     low, high = 0, len(bounds) - 1
-    held, largest = shares(bounds[high])
-    if held[largest].sum() < layers:
+    if not enough(bounds[high]):
         return None
     while low < high:
         middle = (low + high) // 2
-        held, largest = shares(bounds[middle])
-        low, high = (low, middle) if held[largest].sum() >= layers else (middle + 1, high)
+        low, high = (low, middle) if enough(bounds[middle]) else (middle + 1, high)
     held, largest = shares(bounds[low])
     largest = np.sort(largest[held[largest] > 0])
     return _trim(layers, usable, held, largest, limit if exactly else None, float(bounds[low]))

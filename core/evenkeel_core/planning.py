@@ -18,7 +18,7 @@ from evenkeel_core import (
     timetabling,
     verifying,
 )
-from evenkeel_core.jobs import Job
+from evenkeel_core.jobs import Job, Objective
 from evenkeel_core.plans import Assignment, Factorisation, Plan, Refusal, Terms
 from evenkeel_core.problems import NOWHERE, Floats, Ints, Problem, throughput
 from evenkeel_core.quantities import Seconds
@@ -36,7 +36,9 @@ class PlanSettings:
     """Servers named for each subtask: kube-scheduler looks at so many and no more."""
     balances: tuple[float, ...] = (1.0, 2.0, 0.5, 4.0)
     """λ·ĉ that are tried: how many scaled seconds of cost one scaled second of queue is worth.
-    The plan with the smallest predicted makespan is kept; the first wins ties."""
+    The plan that serves the objective best is kept; the first wins ties."""
+    band: float | None = None
+    """Largest relative load over the mean that is wanted, >= 1; None leaves it to the costs."""
 
 
 class UnverifiedPlanError(RuntimeError):
@@ -108,6 +110,30 @@ class _Solution:
     from_factors: float
 
 
+def _merit(objective: Objective, solution: _Solution) -> float:
+    """Return what is made small: the end of the last subtask, or of the mean one."""
+    if objective is Objective.LATENCY:
+        return float(np.mean(solution.times.end))
+    return solution.times.makespan
+
+
+def _levelled(problem: Problem, found: _Solution, scale: float, band: float) -> _Solution:
+    """Double λ until the relative loads are within the band, as far as that goes."""
+    state, balance = game.adjust(
+        problem, found.state, balance=found.balance, scale=scale, band=band
+    )
+    times = timetabling.timetable(problem, state.assignment)
+    return replace(found, state=state, balance=balance, times=times)
+
+
+def _refuse_broken(job: Job, problem: Problem, found: _Solution) -> None:
+    violations = verifying.verify_assignment(problem, found.state.assignment, found.times)
+    if violations:
+        raise UnverifiedPlanError(
+            f"the assignment of {job.key} breaks a rule: {'; '.join(violations[:3])}"
+        )
+
+
 def _solve(job: Job, graph: TaskGraph, problem: Problem, settings: PlanSettings) -> Plan:
     factors = factorising.factorise(problem)
     # Pairs nobody measured are played for by what the factors say of them.
@@ -122,7 +148,10 @@ def _solve(job: Job, graph: TaskGraph, problem: Problem, settings: PlanSettings)
         state = game.equilibrium(problem, sets, balance=balance, scale=scale)
         times = timetabling.timetable(problem, state.assignment)
         tried.append(_Solution(state, times, balance, partitioning.total_cost(problem, begin)))
-    best = min(tried, key=lambda solution: solution.times.makespan)
+    best = min(tried, key=lambda solution: _merit(job.objective, solution))
+    if settings.band is not None:
+        best = _levelled(problem, best, scale, settings.band)
+    _refuse_broken(job, problem, best)
     assignments = _assignments(graph, problem, best, scale, settings.shortlist)
     table = _cost_table(problem.cost)
     return Plan(
@@ -140,6 +169,7 @@ def _solve(job: Job, graph: TaskGraph, problem: Problem, settings: PlanSettings)
         stable=best.state.stable,
         scale=Seconds(scale),
         balance=best.balance,
+        imbalance=game.imbalance(problem, best.state.assignment),
         makespan=Seconds(best.times.makespan),
         servers=problem.servers,
         rates=tuple(problem.rate.tolist()),
@@ -318,7 +348,12 @@ def _regraph(
         alone = [server for server in wanted if server.name not in taken]
         for offered in (alone, wanted, servers):
             cut = decomposing.recut(
-                tasks[members[0].task], group, members[0].index, members[0].requests, offered
+                tasks[members[0].task],
+                group,
+                members[0].index,
+                members[0].requests,
+                offered,
+                job.objective,
             )
             if not isinstance(cut, Refusal):
                 break

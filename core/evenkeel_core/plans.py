@@ -89,6 +89,8 @@ class Plan:
     """ĉ of the utility."""
     balance: float = 1.0
     """λ of the utility."""
+    imbalance: float = 1.0
+    """Largest relative load of a server over the mean of those that may be used; 1 is level."""
     makespan: Seconds = Seconds(0.0)
     """Predicted, from start to the end of the last subtask, waves included."""
     servers: tuple[str, ...] = ()

@@ -3,12 +3,16 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from evenkeel_core import facts, planning, verifying
 from evenkeel_core.jobs import (
     Constraints,
     Engine,
     Inference,
     Job,
+    Objective,
     Parallelism,
     Requests,
     Stage,
@@ -22,8 +26,6 @@ from evenkeel_core.plans import Plan
 from evenkeel_core.quantities import CPU, GIB, MEMORY, Bytes, Seconds
 from evenkeel_core.reasons import Reason
 from evenkeel_core.servers import Device, Server, Taint
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def server(name: str, cores: int = 64, memory: int = 256, gpu: str = "", count: int = 0) -> Server:
@@ -170,6 +172,40 @@ def test_far_more_than_the_rack_runs_in_waves() -> None:
     job = Job("default/waves", "uid", (template("w", cpu=6000, shards=40),))
     made = good(planning.plan(job, small), job, small)
     assert made.makespan == pytest.approx(200.0)
+
+
+def test_stages_that_overlap_take_as_long_as_the_slowest() -> None:
+    small = tuple(server(f"n{i}", 32, 24) for i in range(3))
+
+    def seconds(engine: Engine) -> float:
+        job = batch("Llama-3.1-70B-Q4_K_M", requests=64, parallelism=Parallelism(data=1))
+        work = job.tasks[0].work
+        assert isinstance(work, Inference)
+        job = replace(job, tasks=(replace(job.tasks[0], work=replace(work, engine=engine)),))
+        return good(planning.plan(job, small), job, small).makespan
+
+    # Three stages alike: a third of the time, but for filling the pipeline and the slowest end.
+    assert seconds(Engine.VLLM) == pytest.approx(seconds(Engine.LLAMACPP) / 3, rel=0.1)
+
+
+def test_latency_makes_the_mean_end_small_and_throughput_the_last() -> None:
+    job = batch(requests=2000)
+    late = replace(job, objective=Objective.LATENCY)
+
+    def ends(job: Job) -> list[float]:
+        made = good(planning.plan(job, RACK), job)
+        return [assignment.start + assignment.seconds for assignment in made.assignments]
+
+    assert max(ends(job)) <= max(ends(late))
+    assert sum(ends(late)) <= sum(ends(job))
+
+
+def test_a_band_levels_the_loads() -> None:
+    job = batch(requests=4000)
+    free = planning.plan(job, RACK)
+    wanted = planning.PlanSettings(band=1.05)
+    level = good(planning.plan(job, RACK, settings=wanted), job)
+    assert level.imbalance <= free.imbalance
 
 
 def test_replanning_keeps_the_rest() -> None:
