@@ -19,6 +19,16 @@ ROOT = Path(__file__).parents[2]
 Object = dict[str, Any]
 
 
+def manifest(name: str, spec: Object) -> Object:
+    labels = {"test": "sets"} if name.startswith("set-") else {}
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "InferenceJob",
+        "metadata": {"name": name, "namespace": "default", "labels": labels},
+        "spec": spec,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Rack:
     """What the tests do with the sandbox."""
@@ -45,14 +55,13 @@ class Rack:
         return plans.decode(found["binaryData"][plans.KEY])
 
     def apply(self, name: str, spec: Object) -> None:
-        """Create a job, as a user would."""
-        manifest = {
-            "apiVersion": names.API_VERSION,
-            "kind": "InferenceJob",
-            "metadata": {"name": name, "namespace": "default"},
-            "spec": spec,
-        }
-        self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+        """Apply a job, as a user would."""
+        self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(manifest(name, spec)))
+
+    def create(self, name: str, spec: Object) -> None:
+        """Create a job without starting a program for it."""
+        path = f"/apis/{names.API_VERSION}/namespaces/default/inferencejobs"
+        self.cluster.api.create(path, manifest(name, spec))
 
     def condition(self, job: str, kind: str) -> Object:
         found = (self.job(job).get("status") or {}).get("conditions") or []
