@@ -76,20 +76,36 @@ class Snapshot:
         )
 
 
-def snapshot(caches: Caches) -> Snapshot:
+class Servers:
+    """Servers as last made, so that a pass makes only those anew that changed."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[Object, Object | None, Vector, Server]] = {}
+
+    def of(self, caches: Caches, every: list[Object]) -> dict[str, Server]:
+        """Return the servers by name, sorted."""
+        foreign = nodes.foreign(every)
+        made: dict[str, tuple[Object, Object | None, Vector, Server]] = {}
+        for name, node in sorted(caches.nodes.items.items()):
+            profile, taken = caches.profiles.items.get(name), foreign.get(name, {})
+            held = self._made.get(name)
+            # A changed object is another object: the watch replaces, it never edits.
+            if held is None or held[0] is not node or held[1] is not profile or held[2] != taken:
+                held = (node, profile, taken, nodes.server(node, profile, taken))
+            made[name] = held
+        self._made = made
+        return {name: held[3] for name, held in made.items()}
+
+
+def snapshot(caches: Caches, servers: Servers) -> Snapshot:
     """Return the caches as they are now."""
     every = list(caches.pods.items.values())
-    found = nodes.servers(
-        list(caches.nodes.items.values()), list(caches.profiles.items.values()), every
-    )
     own = tuple(pod for pod in every if nodes.ours(pod))
     by_job: dict[str, list[Object]] = {}
     for pod in own:
         by_job.setdefault(pod["metadata"]["labels"][names.LABEL_JOB_UID], []).append(pod)
     return Snapshot(
-        {server.name: server for server in found},
-        {uid: tuple(found) for uid, found in by_job.items()},
-        own,
+        servers.of(caches, every), {uid: tuple(found) for uid, found in by_job.items()}, own
     )
 
 

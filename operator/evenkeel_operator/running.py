@@ -70,6 +70,8 @@ class Operator:
         self._jobs: dict[str, Object] = {}
         self._memory: dict[str, Memory] = {}
         self._caches = Caches(api, self._wake.set)
+        self._servers = gathering.Servers()
+        self._records: dict[str, tuple[str, plans.Record | None]] = {}
         self._actor = Actor(api, self._caches, settings.concurrency)
         self._listed = 0.0
         self._synced = False
@@ -153,7 +155,7 @@ class Operator:
 
     async def _pass(self) -> None:
         now = self._now()
-        snapshot = gathering.snapshot(self._caches)
+        snapshot = gathering.snapshot(self._caches, self._servers)
         views = await self._views(snapshot)
         decisions = {
             key: deciding.decide(view, snapshot.servers, now, self._settings)
@@ -174,8 +176,9 @@ class Operator:
     async def _views(self, snapshot: Snapshot) -> dict[str, View]:
         signature = snapshot.signature()
         live = {job["metadata"]["uid"] for job in self._jobs.values()}
-        for uid in [uid for uid in self._memory if uid not in live]:
-            del self._memory[uid]
+        for remembered in (self._memory, self._records):
+            for uid in [uid for uid in remembered if uid not in live]:
+                del remembered[uid]
         queued = []
         records: dict[str, plans.Record | None] = {}
         for key, job in self._jobs.items():
@@ -213,7 +216,11 @@ class Operator:
         )
         if found is None or found["metadata"]["labels"].get(names.LABEL_JOB_UID) != metadata["uid"]:
             return None
-        return gathering.record(found)
+        uid, version = metadata["uid"], found["metadata"]["resourceVersion"]
+        held = self._records.get(uid)
+        if held is None or held[0] != version:
+            held = self._records[uid] = (version, gathering.record(found))
+        return held[1]
 
     def _queued(self, key: str, job: Object, record: plans.Record | None) -> admitting.Queued:
         return admitting.Queued(
