@@ -77,7 +77,8 @@ def rows(plan: Plan) -> tuple[Row, ...]:
 
 def _row(taken: Mapping[str, float], assignment: Assignment, subtask: Subtask) -> Row:
     other = assignment.runner_up
-    there = None if other is None else _finite(taken[other])
+    # A server that has gone since has no column any more.
+    there = None if other is None else _finite(taken.get(other, math.inf))
     return Row(
         name=assignment.subtask,
         task=subtask.task,

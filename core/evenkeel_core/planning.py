@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evenkeel_core import (
     costs,
@@ -20,7 +21,7 @@ from evenkeel_core import (
 )
 from evenkeel_core.jobs import Job, Objective
 from evenkeel_core.plans import Assignment, Factorisation, Plan, Refusal, Terms
-from evenkeel_core.problems import NOWHERE, Floats, Ints, Problem, throughput
+from evenkeel_core.problems import NOWHERE, Floats, Problem, throughput
 from evenkeel_core.quantities import Seconds
 from evenkeel_core.reasons import Reason
 from evenkeel_core.servers import Server
@@ -313,13 +314,12 @@ def replan(
         return replace(previous, assignments=(), refusals=refusals)
     problem = _rated(costs.problem(job, graph, servers, loads or {}))
     anew = np.array([subtask.group in groups for subtask in graph.subtasks])
-    part = _part(problem, graph, anew, avoid or {})
+    subtasks = tuple(s for s, new in zip(graph.subtasks, anew, strict=True) if new)
+    part = _shunning(_only(problem, anew), subtasks, avoid or {})
     lost = ~np.isfinite(part.cost).any(axis=1)
     if lost.any():
-        chosen = [s for s, new in zip(graph.subtasks, anew, strict=True) if new]
-        first = chosen[int(np.argmax(lost))]
-        return replace(previous, assignments=(), refusals=(decomposing.why_not(first, servers),))
-    subtasks = tuple(s for s, new in zip(graph.subtasks, anew, strict=True) if new)
+        refusal = decomposing.why_not(subtasks[int(np.argmax(lost))], servers)
+        return replace(previous, assignments=(), refusals=(refusal,))
     solved = _solve(job, TaskGraph(subtasks), part, settings)
     return _merged(previous, solved, graph, problem)
 
@@ -364,52 +364,71 @@ def _regraph(
     return TaskGraph(tuple(subtasks), tuple(decomposing.edges(job.tasks, subtasks))), ()
 
 
-def _part(
-    problem: Problem,
-    graph: TaskGraph,
-    anew: "np.ndarray[tuple[int], np.dtype[np.bool_]]",
-    avoid: Mapping[str, Collection[str]],
-) -> Problem:
-    """Return the problem of the subtasks that are decided anew, alone."""
-    cost = problem.cost[anew].copy()
-    for row, index in enumerate(np.flatnonzero(anew).tolist()):
-        shunned = np.isin(problem.servers, list(avoid.get(graph.subtasks[index].group, ())))
-        # A server to avoid is better than none.
-        if np.isfinite(cost[row, ~shunned]).any():
-            cost[row, shunned] = np.inf
-    none: Ints = np.zeros((0, 2), dtype=np.int64)
+Mask = NDArray[np.bool_]
+
+
+def _only(problem: Problem, chosen: Mask) -> Problem:
+    """Return the problem of some subtasks alone, with the edges between them."""
+    number = np.cumsum(chosen) - 1
+    within = chosen[problem.edge].all(axis=1)
     return replace(
         problem,
-        subtasks=tuple(graph.subtasks[index].name for index in np.flatnonzero(anew)),
+        subtasks=tuple(np.array(problem.subtasks, dtype=object)[chosen].tolist()),
+        cost=problem.cost[chosen],
+        compute=problem.compute[chosen],
+        measured=problem.measured[chosen],
+        demand=problem.demand[chosen],
+        work=problem.work[chosen],
+        group=problem.group[chosen],
+        pinned=problem.pinned[chosen],
+        edge=number[problem.edge[within]].astype(np.int64),
+        edge_bytes=problem.edge_bytes[within],
+        dependency=problem.dependency[within],
+    )
+
+
+def _shunning(
+    problem: Problem, subtasks: Sequence[Subtask], avoid: Mapping[str, Collection[str]]
+) -> Problem:
+    """Return the problem without the servers to avoid, where others are left."""
+    cost = problem.cost.copy()
+    for row, subtask in enumerate(subtasks):
+        shunned = np.isin(problem.servers, list(avoid.get(subtask.group, ())))
+        if np.isfinite(cost[row, ~shunned]).any():
+            cost[row, shunned] = np.inf
+    finite = np.isfinite(cost)
+    return replace(
+        problem,
         cost=cost,
-        compute=np.where(np.isfinite(cost), problem.compute[anew], np.inf),
-        measured=problem.measured[anew] & np.isfinite(cost),
-        demand=problem.demand[anew],
-        work=problem.work[anew],
-        group=problem.group[anew],
-        pinned=problem.pinned[anew],
-        edge=none,
-        edge_bytes=np.zeros(0),
-        dependency=np.zeros(0, dtype=bool),
+        compute=np.where(finite, problem.compute, np.inf),
+        measured=problem.measured & finite,
     )
 
 
 def _merged(previous: Plan, solved: Plan, graph: TaskGraph, problem: Problem) -> Plan:
-    """Return the old plan with the newly decided assignments in their places."""
+    """Return the old plan with the newly decided assignments in their places.
+
+    A kept assignment whose server has gone since stays as it was: it is done, or will be decided
+    anew in its turn.
+    """
     places = {assignment.subtask: assignment for assignment in previous.assignments}
     places |= {assignment.subtask: assignment for assignment in solved.assignments}
     number = {name: index for index, name in enumerate(problem.servers)}
     state = np.array([number.get(places[s.name].server, NOWHERE) for s in graph.subtasks])
-    times = timetabling.timetable(problem, state.astype(np.int64))
-    begins = {s.name: float(times.start[index]) for index, s in enumerate(graph.subtasks)}
+    there = np.isfinite(problem.cost[np.arange(state.size), state]) & (state != NOWHERE)
+    times = timetabling.timetable(_only(problem, there), state[there].astype(np.int64))
+    starts = np.array([places[subtask.name].start for subtask in graph.subtasks], dtype=float)
+    starts[there] = times.start
+    assignments = tuple(
+        replace(places[subtask.name], start=Seconds(start))
+        for subtask, start in zip(graph.subtasks, starts.tolist(), strict=True)
+    )
     table = _cost_table(problem.cost)
     return replace(
         previous,
         graph=graph,
-        assignments=tuple(
-            replace(places[name], start=Seconds(begin)) for name, begin in begins.items()
-        ),
-        makespan=Seconds(times.makespan),
+        assignments=assignments,
+        makespan=Seconds(max(place.start + place.seconds for place in assignments)),
         servers=problem.servers,
         rates=tuple(problem.rate.tolist()),
         columns=table.columns,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenkeel_core import facts, planning, verifying
+from evenkeel_core import explaining, facts, planning, verifying
 from evenkeel_core.jobs import (
     Constraints,
     Engine,
@@ -231,6 +231,21 @@ def test_a_pipeline_is_cut_anew_without_its_lost_server() -> None:
     assert verifying.verify(after, job, left) == ()
     gone = planning.replan(job, before, {"batch-0"}, small[:2])
     assert gone.refusals[0].reason is Reason.MODEL_DOES_NOT_FIT
+
+
+def test_what_is_done_on_a_server_that_has_gone_stays_on_record() -> None:
+    job = batch(requests=4000)
+    before = good(planning.plan(job, RACK), job)
+    lost = before.assignments[0].server
+    left = tuple(s for s in RACK if s.name != lost)
+    groups = {s.name: s.group for s in before.graph.subtasks}
+    on_lost = [a.subtask for a in before.assignments if a.server == lost]
+    assert len(on_lost) > 1
+    after = planning.replan(job, before, {groups[on_lost[0]]}, left)
+    places = {a.subtask: a.server for a in after.assignments}
+    assert places.pop(on_lost[0]) != lost
+    assert places == {a.subtask: a.server for a in before.assignments if a.subtask != on_lost[0]}
+    assert len(explaining.document(after)["subtasks"]) == len(before.assignments)
 
 
 @settings(max_examples=25, deadline=None)
