@@ -88,6 +88,8 @@ class Chaos:
     cluster: Cluster
     console: Console
     draw: random.Random
+    nodes: tuple[str, ...]
+    """Real nodes."""
     jobs: int = 0
     completed: dict[str, frozenset[str]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
@@ -120,7 +122,7 @@ class Chaos:
 
     def break_node(self, number: int) -> None:
         """Kill a kubelet or freeze a whole node for a while."""
-        node = self.draw.choice([machine.name for machine in self.cluster.machines()])
+        node = self.draw.choice(self.nodes)
         seconds = self.draw.uniform(5, 20)
         if number % 2:
             self.console.print(f"  freezing {node} for {seconds:.0f} s")
@@ -280,7 +282,8 @@ def main() -> int:
     )
     cluster = Cluster.up("chaos", spec, Terminal(console))
     try:
-        chaos = Chaos(cluster, console, random.Random(seed))  # noqa: S311 - to be repeatable
+        draw = random.Random(seed)  # noqa: S311 - to be repeatable
+        chaos = Chaos(cluster, console, draw, tuple(node.name for node in spec.nodes))
         chaos.run()
         wrong = [*chaos.judge(), *chaos.leftovers()]
     finally:
