@@ -5,7 +5,7 @@ CACHE := $(or $(EVENKEEL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/evenkeel)
 UV := $(or $(shell command -v uv),$(CACHE)/uv/bin/uv)
 RUN := $(UV) run --frozen --all-extras
 
-.PHONY: help setup demo test unit check format lint types layers crds chaos clean
+.PHONY: help setup binaries demo test unit check format lint types layers crds chaos clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,10 +15,13 @@ setup: ## Install what the machine lacks: host packages, uv, Python packages
 	@[ -x "$(UV)" ] || { python3 -m venv $(CACHE)/uv && $(CACHE)/uv/bin/pip install -q uv==0.13.9; }
 	@$(UV) sync --quiet --frozen --all-extras
 
+binaries: setup ## Build the sandbox's Kubernetes, where the cache lacks it
+	@$(RUN) python -m evenkeel_sandbox.binaries
+
 demo: setup ## A cluster, three jobs, from apply to Succeeded (all set-up included)
 	@$(RUN) python -m evenkeel_sandbox.demo
 
-test: setup ## All tests, the ones on a real cluster included (all set-up included)
+test: binaries ## All tests, the ones on a real cluster included (all set-up included)
 	@$(RUN) python -m pytest
 
 unit: setup ## The tests that need no cluster
@@ -41,7 +44,7 @@ layers:
 crds:
 	@$(RUN) python -m evenkeel_kube.crds --check
 
-chaos: setup ## Kill operator, extender, kubelets at random moments of a running demo
+chaos: binaries ## Kill operator, extender, kubelets at random moments of a running demo
 	@$(RUN) python -m evenkeel_sandbox.chaos
 
 clean: ## Stop every sandbox and remove what the tools left in the work tree

@@ -9,14 +9,17 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from evenkeel_sandbox.failures import BuildError
+from rich.console import Console
+
+from evenkeel_sandbox.failures import BuildError, SandboxError
 from evenkeel_sandbox.places import cache, locked
-from evenkeel_sandbox.progress import Progress
+from evenkeel_sandbox.progress import Progress, Terminal
 
 MODULES = Path(__file__).parent / "modules"
 KUBERNETES = "v1.36.3"
@@ -184,3 +187,18 @@ def _compiled(module: Module, words: list[str]) -> Iterator[str]:
             yield line
     if process.returncode:
         raise BuildError(f"building modules/{module.folder} failed:\n{''.join(tail)}")
+
+
+def main() -> int:
+    """Build what is missing, so that nothing later waits for it unawares."""
+    console = Console(stderr=True)
+    try:
+        ensure(Terminal(console))
+    except SandboxError as error:
+        console.print(f"[red]Error:[/] {error}", highlight=False)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
