@@ -162,13 +162,9 @@ class Operator:
             for key, view in views.items()
         }
         await self._plan(views, decisions, snapshot)
-        for key, decision in decisions.items():
-            try:
-                await self._act(views[key].manifest, decision, now)
-            except ApiError as error:
-                # One job's trouble is not the others': the next pass tries again.
-                metrics.WRITE_ERRORS.inc()
-                log.warning("%s: %s", key, error)
+        await asyncio.gather(
+            *(self._act(views[key].manifest, decision, now) for key, decision in decisions.items())
+        )
         await self._release(views, decisions, snapshot, now)
         await self._orphans(snapshot)
         metrics.JOBS.set(len(views))
@@ -326,7 +322,15 @@ class Operator:
     # Acting
 
     async def _act(self, job: Object, decision: Decision, now: float) -> None:
-        """Write what a job needs: first what must be on record, then what depends on it."""
+        """Write what a job needs; its trouble is not the others': the next pass tries again."""
+        try:
+            await self._write(job, decision, now)
+        except ApiError as error:
+            metrics.WRITE_ERRORS.inc()
+            log.warning("%s: %s", _key(job), error)
+
+    async def _write(self, job: Object, decision: Decision, now: float) -> None:
+        """Write first what must be on record, then what depends on it."""
         if decision.record is not None:
             metadata = job["metadata"]
             name = f"{metadata['namespace']}/{plans.name(metadata['name'])}"
