@@ -33,12 +33,12 @@ Object = dict[str, Any]
 MERGE = "application/merge-patch+json"
 JSON = "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"
-PAGE = 500
+PAGE = 200
 TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10)
 MAX_LINE = 4 * 1024**2
 """Bytes of one watch event: larger than any object the API server stores."""
-MAX_ANSWER = 256 * 1024**2
-"""Bytes of one answer: a page of the largest objects that are listed, plans of 1 MiB."""
+MAX_ANSWER = 320 * 1024**2
+"""Bytes of one answer: a page of objects as large as etcd takes, 1.5 MiB."""
 MAX_ERROR = 64 * 1024
 ATTEMPTS = 4
 """Times a read is tried: it changes nothing, so trying again is safe. Writes never are."""

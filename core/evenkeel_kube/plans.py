@@ -32,7 +32,7 @@ class Record(msgspec.Struct, frozen=True):
     """Grows by one with every replanning of any part."""
     plan: Plan
     attempts: dict[str, int] = {}
-    """Group to its current attempt, counted from 1; an absent group has none yet."""
+    """Group to its current attempt; an absent group is at its first."""
     failures: dict[str, int] = {}
     """Group to the failures that were its own fault."""
     retries: dict[str, int] = {}

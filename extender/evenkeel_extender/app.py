@@ -5,35 +5,64 @@ so no lock is needed and two verbs never see each other half done.
 """
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from evenkeel_core.servers import rate
 from evenkeel_extender import metrics, protocol, scoring
-from evenkeel_extender.protocol import Args, MalformedError
-from evenkeel_extender.scoring import Asked
+from evenkeel_extender.protocol import Asked, FilterResult, HostPriority, MalformedError
 from evenkeel_extender.state import State
 
 MAX_BODY = 4 * 1024**2
-"""Bytes of a body: a pod of 1.5 MiB, the API server's limit, and 5,000 names of 253 letters."""
+"""Bytes of a body: a pod of 1.5 MiB, the most etcd takes, and 5,000 names of 253 letters."""
 JSON = "application/json"
-Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+UNREADY = "the watches have not seen the whole cluster yet"
+
+ARGS: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {
+                "schema": {
+                    "type": "object",
+                    "required": ["Pod", "NodeNames"],
+                    "properties": {
+                        "Pod": {
+                            "type": "object",
+                            "description": "a v1 Pod",
+                            "required": ["metadata", "spec"],
+                            "properties": {
+                                "metadata": {
+                                    "type": "object",
+                                    "required": ["uid"],
+                                    "properties": {"uid": {"type": "string"}},
+                                },
+                                "spec": {"type": "object"},
+                            },
+                        },
+                        "NodeNames": {"type": "array", "items": {"type": "string"}},
+                    },
+                }
+            }
+        },
+    }
+}
+"""kube-scheduler's ExtenderArgs, for the API's description; msgspec decodes them."""
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The body is not what kube-scheduler sends."},
+    413: {"description": "The body is too large."},
+    503: {"description": "The watches have not seen the whole cluster yet."},
+}
 
 
-@asynccontextmanager
-async def _nothing(_: FastAPI) -> AsyncIterator[None]:
-    yield
-
-
-def create(state: State, lifespan: Lifespan = _nothing) -> FastAPI:
+def create(state: State) -> FastAPI:
     """Return the application that answers from a state."""
     app = FastAPI(
         title="Evenkeel scheduler extender",
         description="Scores nodes by the utility of the game the planner plays.",
-        lifespan=lifespan,
         docs_url=None,  # the interactive page would load scripts from the internet
         redoc_url=None,
     )
@@ -53,80 +82,80 @@ async def _body(request: Request) -> bytes:
 
 
 def _verbs(app: FastAPI, state: State) -> None:
-    def verb(
-        name: str, answer: Callable[[State, Asked, Args], Any]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def verb(name: str, answer: Callable[[State, Asked], Any]) -> None:
         async def route(request: Request) -> Response:
             body = await _body(request)
             began = time.perf_counter()
             if not state.ready:
-                metrics.SECONDS.labels(name, "unready").observe(0)
-                raise HTTPException(503, "the watches have not seen the whole cluster yet")
+                raise HTTPException(503, UNREADY)
             try:
-                args = protocol.decode(body)
-                pod = scoring.asked(state.snapshot, args.Pod)
-                found = protocol.encode(answer(state, pod, args))
-            except (MalformedError, ValueError, TypeError, AttributeError) as error:
+                asked = protocol.decode(body)
+            except MalformedError as error:
                 metrics.SECONDS.labels(name, "malformed").observe(time.perf_counter() - began)
-                raise HTTPException(400, f"{error}") from None
+                raise HTTPException(400, str(error)) from None
+            found = protocol.encode(answer(state, asked))
             metrics.SECONDS.labels(name, "ok").observe(time.perf_counter() - began)
-            metrics.NODES.labels(name).observe(len(args.NodeNames or ()))
+            metrics.NODES.labels(name).observe(len(asked.nodes))
             return Response(found, media_type=JSON)
 
-        return route
+        app.post(f"/{name}", name=name, openapi_extra=ARGS, responses=ERRORS)(route)
 
-    app.post("/filter")(verb("filter", answer_filter))
-    app.post("/prioritize")(verb("prioritize", answer_prioritize))
+    verb("filter", answer_filter)
+    verb("prioritize", answer_prioritize)
 
 
-def answer_filter(state: State, pod: Asked, args: Args) -> protocol.FilterResult:
+def answer_filter(state: State, asked: Asked) -> FilterResult:
     """Answer filter; where one name is left, prioritize is never asked, so assume now."""
+    snapshot, pod = state.snapshot, asked.pod
     state.assumptions.drop(pod.uid)
-    if pod.planned is None:
+    if snapshot.planned(pod) is None:
         metrics.UNKNOWN.inc()
-    names = args.NodeNames or []
-    result = scoring.filtered(state.snapshot, pod, names, state.assumptions.others(pod.uid))
-    for refused in (result.FailedNodes, result.FailedAndUnresolvableNodes):
-        for message in refused.values():
-            metrics.REFUSED.labels(message.split(": ")[1]).inc()
+    others = state.assumptions.others(pod.uid)
+    refused = scoring.refusals(snapshot, pod, asked.nodes, others)
+    for reason in refused.values():
+        metrics.REFUSED.labels(str(reason)).inc()
+    result = protocol.filter_result(asked.nodes, refused)
     if len(result.NodeNames) == 1:
-        state.assumptions.assume(pod.uid, result.NodeNames[0], pod.demand, pod.work)
+        _advise(state, asked, result.NodeNames[0])
     return result
 
 
-def answer_prioritize(state: State, pod: Asked, args: Args) -> list[protocol.HostPriority]:
+def answer_prioritize(state: State, asked: Asked) -> list[HostPriority]:
     """Answer prioritize, and assume that the best is taken."""
-    names = args.NodeNames or []
-    result = scoring.prioritized(state.snapshot, pod, names, state.assumptions.others(pod.uid))
+    others = list(state.assumptions.others(asked.pod.uid))
+    result = scoring.prioritized(state.snapshot, asked.pod, asked.nodes, others)
     top = scoring.best(result)
     if top is not None:
-        state.assumptions.assume(pod.uid, top, pod.demand, pod.work)
+        _advise(state, asked, top)
     return result
+
+
+def _advise(state: State, asked: Asked, server: str) -> None:
+    """Assume that a pod goes to the server that was named."""
+    state.assumptions.assume(asked.pod, server)
+    planned = state.snapshot.planned(asked.pod)
+    if planned is not None:
+        as_planned = planned.assignment.server == server
+        metrics.ADVISED.labels("planned" if as_planned else "elsewhere").inc()
 
 
 def _people(app: FastAPI, state: State) -> None:
-    @app.get("/explain/{namespace}/{pod}")
+    missing: dict[int | str, dict[str, Any]] = {404: {"description": "No such pod of a job."}}
+
+    @app.get("/explain/{namespace}/{pod}", responses=missing)
     async def explain(namespace: str, pod: str) -> dict[str, Any]:
         """Return every term of the utility of one pod's subtask on every server."""
-        found = state.snapshot.pods.get(f"{namespace}/{pod}")
+        snapshot = state.snapshot
+        found = snapshot.keys.get(f"{namespace}/{pod}")
         if found is None:
             raise HTTPException(404, f"there is no pod {namespace}/{pod} of a job")
-        whole = {
-            "metadata": {
-                "uid": found.metadata.uid,
-                "labels": found.metadata.labels,
-                "annotations": found.metadata.annotations,
-            },
-            "spec": found.spec,
-        }
-        asked = scoring.asked(state.snapshot, whole)
-        others = list(state.assumptions.others(asked.uid))
+        others = list(state.assumptions.others(found.uid))
         return {
-            "pod": f"{namespace}/{pod}",
-            "subtask": asked.subtask,
-            "bound": found.spec.get("nodeName"),
-            "planned": asked.planned.assignment.server if asked.planned else None,
-            "servers": scoring.explained(state.snapshot, asked, others),
+            "pod": found.key,
+            "subtask": found.subtask,
+            "bound": found.node or None,
+            "planned": found.planned or None,
+            "servers": scoring.explained(snapshot, found, others),
         }
 
     @app.get("/servers")
@@ -136,7 +165,7 @@ def _people(app: FastAPI, state: State) -> None:
         return [
             {
                 "name": name,
-                "rate": snapshot.rates[name],
+                "rate": rate(server),
                 "load": snapshot.loads[name],
                 "free": snapshot.free[name],
                 "ready": server.ready,
@@ -150,16 +179,19 @@ def _people(app: FastAPI, state: State) -> None:
         """Tell that the process answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses={503: ERRORS[503]})
     async def readyz() -> dict[str, Any]:
         """Tell whether the verbs answer from a whole cluster."""
         if not state.ready:
-            raise HTTPException(503, "the watches have not seen the whole cluster yet")
-        return {"status": "ok", "servers": len(state.snapshot.servers), "age": state.age()}
+            raise HTTPException(503, UNREADY)
+        return {
+            "status": "ok",
+            "servers": len(state.snapshot.servers),
+            "silence": state.silence(),
+        }
 
     @app.get("/metrics")
     async def exposition() -> Response:
         """Return the metrics in Prometheus' text format."""
-        metrics.AGE.set(state.age() if state.built else 0)
-        metrics.ASSUMED.set(len(state.assumptions.held()))
+        metrics.collect(state)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -1,14 +1,14 @@
-"""Placements that kube-scheduler was advised and that no watch event shows yet.
+"""Placements that kube-scheduler was advised and that no snapshot shows yet.
 
 Several pods are placed before the first is bound, and nobody reports a failed cycle. So the
-advice is remembered: from when one name is left or the best was named, until a bind or a
-deletion is seen, the same pod is asked about anew, or 30 seconds have passed.
+advice is remembered: from when one name is left or the best was named, until a snapshot shows
+that the pod is bound or gone, the same pod is asked about anew, or 30 seconds have passed.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from evenkeel_core.quantities import Vector
+from evenkeel_extender.pods import Pod
 
 TTL = 30.0
 """Seconds an assumption lives: longer than any bind, shorter than a person waits."""
@@ -18,10 +18,8 @@ TTL = 30.0
 class Assumption:
     """One pod that should be bound soon."""
 
-    uid: str
+    pod: Pod
     server: str
-    demand: Vector
-    work: float
     until: float
 
 
@@ -33,13 +31,24 @@ class Assumptions:
         self._ttl = ttl
         self._held: dict[str, Assumption] = {}
 
-    def assume(self, uid: str, server: str, demand: Vector, work: float) -> None:
+    def __len__(self) -> int:
+        """Return how many are remembered."""
+        return len(self._held)
+
+    def assume(self, pod: Pod, server: str) -> None:
         """Remember that a pod was advised to go to a server."""
-        self._held[uid] = Assumption(uid, server, demand, work, self._clock() + self._ttl)
+        self._held[pod.uid] = Assumption(pod, server, self._clock() + self._ttl)
 
     def drop(self, uid: str) -> None:
-        """Forget a pod: it is bound, gone, or asked about anew."""
+        """Forget a pod that is asked about anew."""
         self._held.pop(uid, None)
+
+    def settle(self, ended: Iterable[str]) -> None:
+        """Forget what a new snapshot shows to be bound or gone, and what has run out."""
+        for uid in ended:
+            self.drop(uid)
+        now = self._clock()
+        self._held = {uid: found for uid, found in self._held.items() if found.until > now}
 
     def others(self, uid: str) -> Iterator[Assumption]:
         """Yield what holds of other pods."""
@@ -47,12 +56,3 @@ class Assumptions:
         for key, assumption in self._held.items():
             if key != uid and assumption.until > now:
                 yield assumption
-
-    def expire(self) -> None:
-        """Forget what has run out."""
-        now = self._clock()
-        self._held = {uid: found for uid, found in self._held.items() if found.until > now}
-
-    def held(self) -> Mapping[str, Assumption]:
-        """Return what is remembered."""
-        return self._held

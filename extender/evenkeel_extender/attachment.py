@@ -52,7 +52,7 @@ def scheduler_configuration(
                 "plugins": {
                     "score": everything,
                     "preScore": everything,
-                    "postFilter": everything,
+                    "postFilter": {"disabled": [{"name": "DefaultPreemption"}]},
                 },
             }
         ],

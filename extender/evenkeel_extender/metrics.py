@@ -2,6 +2,8 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from evenkeel_extender.state import State
+
 SECONDS = Histogram(
     "evenkeel_extender_request_duration_seconds",
     "Duration of a verb.",
@@ -16,5 +18,28 @@ NODES = Histogram(
 )
 UNKNOWN = Counter("evenkeel_extender_unplanned_pods_total", "Pods asked about without a plan.")
 REFUSED = Counter("evenkeel_extender_refusals_total", "Nodes refused.", ["reason"])
-AGE = Gauge("evenkeel_extender_snapshot_age_seconds", "Age of the snapshot.")
+ADVISED = Counter(
+    "evenkeel_extender_advised_pods_total",
+    "Pods whose best node was named, by whether it is the planned one.",
+    ["where"],
+)
+AGE = Gauge("evenkeel_extender_snapshot_age_seconds", "Seconds since the snapshot was built.")
 ASSUMED = Gauge("evenkeel_extender_assumed_pods", "Pods advised and not seen bound yet.")
+WATCH_AGE = Gauge(
+    "evenkeel_extender_watch_age_seconds", "Seconds since a watch was heard.", ["resource"]
+)
+WATCHED = Gauge("evenkeel_extender_watched_objects", "Objects in a watch's cache.", ["resource"])
+RELISTS = Gauge(
+    "evenkeel_extender_watch_relists", "Lists since the start, by why.", ["resource", "reason"]
+)
+
+
+def collect(state: State) -> None:
+    """Set the gauges to what they are now."""
+    AGE.set(state.age())
+    ASSUMED.set(len(state.assumptions))
+    for resource, reflector in state.watched.items():
+        WATCH_AGE.labels(resource).set(reflector.age())
+        WATCHED.labels(resource).set(len(reflector.items))
+        for reason, count in reflector.statistics.relists.items():
+            RELISTS.labels(resource, reason).set(count)

@@ -13,48 +13,19 @@ import numpy as np
 
 from evenkeel_core import checks, game
 from evenkeel_core.plans import Terms
+from evenkeel_core.problems import Floats
 from evenkeel_core.quantities import Vector, fits, minus, plus
 from evenkeel_core.reasons import Reason
+from evenkeel_core.servers import Server
 from evenkeel_extender.assuming import Assumption
-from evenkeel_extender.protocol import MOST, FilterResult, HostPriority
-from evenkeel_extender.snapshots import Holder, Planned, Snapshot
-from evenkeel_kube import names, nodes
-
-Object = Mapping[str, Any]
-
+from evenkeel_extender.planned import Planned
+from evenkeel_extender.pods import Pod
+from evenkeel_extender.protocol import MOST, HostPriority
+from evenkeel_extender.snapshots import Snapshot
 
 INERTIA = 0.25
 """In units of ĉ, the cost of a typical subtask of the job: a quarter of it is less than the
 prediction is usually wrong by."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A pod that kube-scheduler asks about."""
-
-    uid: str
-    job: str
-    subtask: str
-    demand: Vector
-    work: float
-    planned: Planned | None
-    """None for a pod whose plan is not known: it is judged by capacity alone."""
-
-
-def asked(snapshot: Snapshot, pod: Object) -> Asked:
-    """Return what is known of a pod."""
-    metadata = pod["metadata"]
-    labels = metadata.get("labels") or {}
-    annotations = metadata.get("annotations") or {}
-    job = str(labels.get(names.LABEL_JOB_UID, ""))
-    subtask = str(labels.get(names.LABEL_SUBTASK, ""))
-    try:
-        work = float(annotations.get(names.ANNOTATION_WORK, 0))
-    except (TypeError, ValueError):
-        work = 0.0
-    demand = nodes.pod_demand(pod["spec"])
-    planned = snapshot.planned.get((job, subtask))
-    return Asked(str(metadata["uid"]), job, subtask, demand, work, planned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,132 +34,136 @@ class Around:
 
     free: Mapping[str, Vector]
     loads: Mapping[str, float]
+    """The larger of what is committed and what was observed, reference seconds."""
 
 
 def around(
-    snapshot: Snapshot, pod: Asked, assumed: Iterable[Assumption], candidates: Iterable[str]
+    snapshot: Snapshot, pod: Pod, assumed: Iterable[Assumption], candidates: Iterable[str]
 ) -> Around:
     """Return room and load of the candidates without the pod itself, with what is assumed."""
     free: dict[str, Vector] = {name: snapshot.free.get(name, {}) for name in candidates}
     loads = {name: snapshot.loads.get(name, 0.0) for name in free}
-    _without(snapshot.holders.get(pod.uid), free, loads)
-    for item in assumed:
-        # Until the watch shows the bind, the pod still holds what it was planned for.
-        _without(snapshot.holders.get(item.uid), free, loads)
-        if item.server in free:
-            free[item.server] = minus(free[item.server], item.demand)
-            loads[item.server] += item.work
+    _lift(snapshot.pods.get(pod.uid), free, loads)
+    for assumption in assumed:
+        # Until the watch shows the bind, the snapshot has the pod where it was planned.
+        _lift(snapshot.pods.get(assumption.pod.uid), free, loads)
+        if assumption.server in free:
+            free[assumption.server] = minus(free[assumption.server], assumption.pod.demand)
+            loads[assumption.server] += assumption.pod.work
+    for name in loads:
+        server = snapshot.servers.get(name)
+        observed = (server.observed_load if server is not None else None) or 0.0
+        loads[name] = max(loads[name], observed)
     return Around(free, loads)
 
 
-def _without(held: Holder | None, free: dict[str, Vector], loads: dict[str, float]) -> None:
+def _lift(pod: Pod | None, free: dict[str, Vector], loads: dict[str, float]) -> None:
     """Take back what a pod holds in the snapshot."""
-    if held is None or held.server not in free:
+    if pod is None or pod.server not in free:
         return
-    loads[held.server] = max(0.0, loads[held.server] - held.work)
-    if held.reserves:
-        free[held.server] = plus(free[held.server], held.demand)
+    loads[pod.server] = max(0.0, loads[pod.server] - pod.work)
+    if pod.reserves:
+        free[pod.server] = plus(free[pod.server], pod.demand)
 
 
-def refusal(snapshot: Snapshot, pod: Asked, name: str, free: Vector) -> Reason | None:
+def refusal(snapshot: Snapshot, pod: Pod, name: str, free: Vector) -> Reason | None:
     """Return why a pod may not go to a node, None if it may."""
     server = snapshot.servers.get(name)
     if server is None:
         return None  # a node the watch has not shown yet is kube-scheduler's to judge
-    if pod.planned is not None:
-        hard = checks.reason(pod.planned.subtask, server)
-        if hard is not None:
-            return hard
-    elif not fits(pod.demand, server.plannable):
+    planned = snapshot.planned(pod)
+    hard = checks.reason(planned.subtask, server) if planned is not None else None
+    if hard is not None:
+        return hard
+    if not fits(pod.demand, server.plannable):
         return Reason.INSUFFICIENT_RESOURCE
     return None if fits(pod.demand, free) else Reason.BUSY
 
 
-def filtered(
-    snapshot: Snapshot, pod: Asked, candidates: Sequence[str], assumed: Iterable[Assumption]
-) -> FilterResult:
-    """Return the candidates that may take the pod, and why the others may not."""
+def refusals(
+    snapshot: Snapshot, pod: Pod, candidates: Sequence[str], assumed: Iterable[Assumption]
+) -> dict[str, Reason]:
+    """Return the candidates that may not take the pod, and why."""
     others = around(snapshot, pod, assumed, candidates)
-    left: list[str] = []
-    busy: dict[str, str] = {}
-    never: dict[str, str] = {}
-    for name in candidates:
-        reason = refusal(snapshot, pod, name, others.free[name])
-        if reason is None:
-            left.append(name)
-        else:
-            refused = busy if reason is Reason.BUSY else never
-            refused[name] = f"evenkeel: {reason}: {reason.sentence}"
-    return FilterResult(left, busy, never)
+    asked = ((name, refusal(snapshot, pod, name, others.free[name])) for name in candidates)
+    return {name: reason for name, reason in asked if reason is not None}
 
 
 def utilities(
-    snapshot: Snapshot, pod: Asked, candidates: Sequence[str], assumed: Iterable[Assumption]
+    snapshot: Snapshot, pod: Pod, candidates: Sequence[str], assumed: Iterable[Assumption]
 ) -> list[Terms] | None:
     """Return the utility's terms on each candidate, None where the pod's plan is not known."""
-    if pod.planned is None:
+    planned = snapshot.planned(pod)
+    if planned is None:
         return None
     others = around(snapshot, pod, assumed, candidates)
-    planned = pod.planned
-    cost = np.array([planned.costs.get(name, np.inf) for name in candidates])
-    rate = np.array([planned.rates.get(name, 1e-9) for name in candidates])
-    load = np.array([others.loads[name] for name in candidates])
     parts = game.terms(
-        cost,
-        _edges(snapshot, pod, candidates),
-        max(float(planned.subtask.work), 1e-9),
-        load,
-        rate,
+        np.array([planned.costs.get(name, np.inf) for name in candidates]),
+        edge_seconds(snapshot, pod.job, planned, candidates),
+        float(planned.subtask.work),
+        np.array([others.loads[name] for name in candidates]),
+        # A server the plan did not know has no cost there either.
+        np.array([planned.rates.get(name, 1.0) for name in candidates]),
         balance=planned.plan.balance,
         scale=planned.plan.scale,
     )
     return [Terms(float(a), float(b), float(c)) for a, b, c in zip(*parts, strict=True)]
 
 
-def _edges(
-    snapshot: Snapshot, pod: Asked, candidates: Sequence[str]
-) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    """Return the seconds the subtask's edges take to where its neighbours are or should be."""
+def edge_seconds(
+    snapshot: Snapshot, job: str, planned: Planned, candidates: Sequence[str]
+) -> Floats:
+    """Return Σ_e d_e of a subtask on each candidate: to where its neighbours are or should be.
+
+    d_e is that of `evenkeel_core.problems.transfer`. O(neighbours + candidates · their servers).
+    """
     seconds = np.zeros(len(candidates))
-    assert pod.planned is not None  # noqa: S101 - the caller has looked
-    own = pod.planned.subtask.name
-    for edge in pod.planned.plan.graph.edges:
-        if own not in (edge.source, edge.target):
+    here = [snapshot.servers.get(name) for name in candidates]
+    for there, (count, moved) in _neighbours(snapshot, job, planned).items():
+        server = snapshot.servers.get(there)
+        if server is None:
             continue
-        other = edge.target if edge.source == own else edge.source
-        there = snapshot.servers.get(snapshot.places.get((pod.job, other[:63].rstrip("-.")), ""))
-        if there is None:
-            continue
-        for index, name in enumerate(candidates):
-            here = snapshot.servers.get(name)
-            if here is None or name == there.name:
-                continue
-            bandwidth = min(here.link_bandwidth, there.link_bandwidth)
-            seconds[index] += here.link_latency + there.link_latency + edge.data / bandwidth
+        for index, candidate in enumerate(here):
+            if candidate is not None and candidate.name != there:
+                seconds[index] += _apart(candidate, server, count, moved)
     return seconds
 
 
+def _neighbours(snapshot: Snapshot, job: str, planned: Planned) -> dict[str, tuple[int, int]]:
+    """Return the number of edges to each server and the bytes along them."""
+    found: dict[str, tuple[int, int]] = {}
+    subtasks = snapshot.plans[job].subtasks
+    for other, data in planned.neighbours:
+        there = snapshot.places.get((job, other)) or subtasks[other].assignment.server
+        count, moved = found.get(there, (0, 0))
+        found[there] = (count + 1, moved + data)
+    return found
+
+
+def _apart(left: Server, right: Server, count: int, moved: int) -> float:
+    """Return the seconds that some bytes take between two servers in so many transfers."""
+    bandwidth = min(left.link_bandwidth, right.link_bandwidth)
+    return count * (left.link_latency + right.link_latency) + moved / bandwidth
+
+
 def prioritized(
-    snapshot: Snapshot, pod: Asked, candidates: Sequence[str], assumed: Iterable[Assumption]
+    snapshot: Snapshot, pod: Pod, candidates: Sequence[str], assumed: Iterable[Assumption]
 ) -> list[HostPriority]:
     """Return 10 for exactly one candidate and at most 9 for the rest, ties by name.
 
     kube-scheduler breaks ties at random; the utilities' order is kept and their distances
     are shown as far as ten steps can. The planned server stays first while another is better by
     no more than `INERTIA`: a plan is left for a reason, not for the noise of what just ended.
+    Where no plan is known there is no opinion: every candidate gets 0.
     """
     terms = utilities(snapshot, pod, candidates, assumed)
-    if terms is None:
+    if terms is None or not candidates:
         return [HostPriority(name, 0) for name in candidates]
     value = {name: term.utility for name, term in zip(candidates, terms, strict=True)}
-    order = sorted(candidates, key=lambda name: (-value[name], name))
-    chosen = order[0]
-    wanted = pod.planned.assignment.server if pod.planned is not None else ""
-    if wanted in value and value[wanted] >= value[chosen] - INERTIA:
-        chosen = wanted
-    finite = [value[name] for name in order if np.isfinite(value[name])]
-    worst, best = (min(finite), max(finite)) if finite else (0.0, 0.0)
-    span = best - worst
+    chosen = _chosen(snapshot, pod, value)
+    finite = [utility for utility in value.values() if np.isfinite(utility)]
+    worst = min(finite, default=0.0)
+    span = max(finite, default=0.0) - worst
 
     def score(name: str) -> int:
         if name == chosen:
@@ -200,40 +175,48 @@ def prioritized(
     return [HostPriority(name, score(name)) for name in candidates]
 
 
+def _chosen(snapshot: Snapshot, pod: Pod, value: Mapping[str, float]) -> str:
+    """Return the one node that is to be best."""
+    best = min(value, key=lambda name: (-value[name], name))
+    planned = snapshot.planned(pod)
+    wanted = planned.assignment.server if planned is not None else ""
+    return wanted if wanted in value and value[wanted] >= value[best] - INERTIA else best
+
+
 def best(priorities: Sequence[HostPriority]) -> str | None:
     """Return the one node with the highest score, None where there is no opinion."""
     return next((item.Host for item in priorities if item.Score == MOST), None)
 
 
-def explained(
-    snapshot: Snapshot, pod: Asked, assumed: Sequence[Assumption]
-) -> list[dict[str, Any]]:
+def explained(snapshot: Snapshot, pod: Pod, assumed: Sequence[Assumption]) -> list[dict[str, Any]]:
     """Return every term for every server, best first; refusals with their reason."""
-    candidates = sorted(snapshot.servers)
-    others = around(snapshot, pod, assumed, candidates)
-    terms: Sequence[Terms | None] = utilities(snapshot, pod, candidates, assumed) or [
-        None for _ in candidates
-    ]
+    servers = sorted(snapshot.servers)
+    refused = refusals(snapshot, pod, servers, assumed)
+    left = [name for name in servers if name not in refused]
+    scores = {item.Host: item.Score for item in prioritized(snapshot, pod, left, assumed)}
+    terms = dict(zip(servers, utilities(snapshot, pod, servers, assumed) or (), strict=False))
+    planned = snapshot.planned(pod)
+    wanted = planned.assignment.server if planned is not None else pod.planned
     rows = []
-    for name, term in zip(candidates, terms, strict=True):
-        reason = refusal(snapshot, pod, name, others.free[name])
-        known = term is not None and np.isfinite(term.utility)
+    for name in servers:
+        term = terms.get(name)
+        known = term if term is not None and np.isfinite(term.utility) else None
         rows.append(
             {
                 "server": name,
-                "planned": pod.planned is not None and pod.planned.assignment.server == name,
-                "refused": None if reason is None else str(reason),
-                "utility": term.utility if term is not None and known else None,
-                "cost": term.cost if term is not None and known else None,
-                "edges": term.edges if term is not None and known else None,
-                "load": term.load if term is not None and known else None,
+                "planned": name == wanted,
+                "refused": str(refused[name]) if name in refused else None,
+                "score": scores.get(name),
+                "utility": known.utility if known else None,
+                "cost": known.cost if known else None,
+                "edges": known.edges if known else None,
+                "load": known.load if known else None,
             }
         )
-    return sorted(
-        rows,
-        key=lambda row: (
-            row["refused"] is not None,
-            -(row["utility"] if row["utility"] is not None else float("-inf")),
-            row["server"],
-        ),
-    )
+    return sorted(rows, key=_order)
+
+
+def _order(row: Mapping[str, Any]) -> tuple[bool, int, float, str]:
+    """Order rows as they are to be read: what may be taken first, the best before the rest."""
+    utility = row["utility"] if row["utility"] is not None else float("-inf")
+    return row["refused"] is not None, -(row["score"] or 0), -utility, row["server"]

@@ -3,92 +3,20 @@
 The verbs do no I/O and take no lock: they read the snapshot that is current when they start.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
-from evenkeel_core.plans import Assignment, Plan, costs
-from evenkeel_core.quantities import Vector, minus
-from evenkeel_core.servers import Server, rate
-from evenkeel_core.subtasks import Subtask
-from evenkeel_kube import names, nodes, plans
+from evenkeel_core.quantities import Vector
+from evenkeel_core.servers import Server
+from evenkeel_extender.planned import JobPlan, Planned
+from evenkeel_extender.pods import Pod
+from evenkeel_kube import nodes
 
 Object = Mapping[str, Any]
 
-
-class Metadata(msgspec.Struct, gc=False):
-    """The part of an object's metadata that is looked at."""
-
-    name: str
-    namespace: str = ""
-    uid: str = ""
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
-
-
-class Pod(msgspec.Struct, gc=False):
-    """The part of a pod that is looked at."""
-
-    metadata: Metadata
-    spec: dict[str, Any]
-    status: dict[str, Any] = {}
-
-    @property
-    def key(self) -> str:
-        """Return ``namespace/name``."""
-        return f"{self.metadata.namespace}/{self.metadata.name}"
-
-
-_pod = msgspec.json.Decoder(Pod)
-_object = msgspec.json.Decoder(dict[str, Any])
-
-
-def decode_pod(data: bytes) -> Pod:
-    """Decode what is looked at of a pod, without what is large and never used."""
-    pod = _pod.decode(data)
-    kept = ("nodeName", "containers", "initContainers", "overhead", "schedulingGates")
-    spec = {key: pod.spec[key] for key in kept if key in pod.spec}
-    for kind in ("containers", "initContainers"):
-        if kind in spec:
-            spec[kind] = [
-                {key: item[key] for key in ("resources", "restartPolicy") if key in item}
-                for item in spec[kind]
-            ]
-    annotations = {k: v for k, v in pod.metadata.annotations.items() if k.startswith(names.GROUP)}
-    labels = {k: v for k, v in pod.metadata.labels.items() if k.startswith(names.GROUP)}
-    metadata = msgspec.structs.replace(pod.metadata, labels=labels, annotations=annotations)
-    return Pod(metadata, spec, {"phase": pod.status.get("phase", "Pending")})
-
-
-def decode_object(data: bytes) -> dict[str, Any]:
-    """Decode a node, a profile or a ConfigMap."""
-    return _object.decode(data)
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """What one of our pods holds of a server."""
-
-    server: str
-    demand: Vector
-    work: float
-    reserves: bool
-    """Bound, or released onto its planned server; a gated pod only plans to go there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A subtask with the plan it is in."""
-
-    plan: Plan
-    subtask: Subtask
-    assignment: Assignment
-    costs: Mapping[str, float]
-    """Seconds on each server."""
-    rates: Mapping[str, float]
-    """Reference seconds per second that each server has for this job."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,133 +24,96 @@ class Snapshot:
     """Servers, what is held of them, and the plans."""
 
     servers: Mapping[str, Server] = field(default_factory=dict)
-    rates: Mapping[str, float] = field(default_factory=dict)
     free: Mapping[str, Vector] = field(default_factory=dict)
     """What our pods may still use: plannable less what is bound and reserved."""
     loads: Mapping[str, float] = field(default_factory=dict)
-    """Reference seconds bound, reserved or planned; observed load where that is more."""
-    holders: Mapping[str, Holder] = field(default_factory=dict)
-    """By the pod's uid."""
-    places: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """Job uid and subtask to where it is or should go: the neighbours of edges."""
-    planned: Mapping[tuple[str, str], Planned] = field(default_factory=dict)
-    """Job uid and subtask label to the subtask in its plan."""
+    """Reference seconds that our pods have bound, reserved or planned."""
     pods: Mapping[str, Pod] = field(default_factory=dict)
-    """Our pods by ``namespace/name``."""
+    """Ours that have not ended, by uid."""
+    keys: Mapping[str, Pod] = field(default_factory=dict)
+    """Ours, ended ones included, by ``namespace/name``."""
+    places: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Job and subtask to where it is or should go: the neighbours of edges."""
+    plans: Mapping[str, JobPlan] = field(default_factory=dict)
+    """By the job's uid."""
+
+    def planned(self, pod: Pod) -> Planned | None:
+        """Return what the plan says of a pod, None where no plan of it is known."""
+        plan = self.plans.get(pod.job)
+        return plan.subtasks.get(pod.subtask) if plan is not None else None
 
 
-class Plans:
-    """Decoded plans, each decoded once a version."""
+class Servers:
+    """Nodes as `Server`s; one is built anew only when something of it changed."""
 
     def __init__(self) -> None:
-        self._decoded: dict[str, tuple[str, dict[tuple[str, str], Planned]]] = {}
+        self._made: dict[str, tuple[Object, Object | None, Vector, Server | None]] = {}
 
-    def subtasks(self, config_maps: Iterable[Object]) -> dict[tuple[str, str], Planned]:
-        """Return every planned subtask of the ConfigMaps; one that can't be read is left out."""
-        found: dict[tuple[str, str], Planned] = {}
-        keep: dict[str, tuple[str, dict[tuple[str, str], Planned]]] = {}
-        for item in config_maps:
-            metadata = item["metadata"]
-            key, version = (
-                f"{metadata['namespace']}/{metadata['name']}",
-                metadata["resourceVersion"],
-            )
-            held = self._decoded.get(key)
-            if held is None or held[0] != version:
-                held = (version, _subtasks(item))
-            keep[key] = held
-            found |= held[1]
-        self._decoded = keep
-        return found
+    def update(
+        self, found: Iterable[Object], profiles: Mapping[str, Object], foreign: Mapping[str, Vector]
+    ) -> dict[str, Server]:
+        """Return the servers by name; a node that can't be read is left out."""
+        made: dict[str, tuple[Object, Object | None, Vector, Server | None]] = {}
+        for node in found:
+            name = node["metadata"]["name"]
+            profile, taken = profiles.get(name), foreign.get(name, {})
+            held = self._made.get(name)
+            if held is None or held[0] is not node or held[1] is not profile or held[2] != taken:
+                held = (node, profile, taken, _server(node, profile, taken))
+            made[name] = held
+        self._made = made
+        return {name: held[3] for name, held in made.items() if held[3] is not None}
 
 
-def _subtasks(config_map: Object) -> dict[tuple[str, str], Planned]:
-    uid = (config_map["metadata"].get("labels") or {}).get(names.LABEL_JOB_UID, "")
+def _server(node: Object, profile: Object | None, foreign: Vector) -> Server | None:
     try:
-        plan = plans.decode((config_map.get("binaryData") or {}).get(plans.KEY, "")).plan
-    except plans.RecordError:
-        return {}
-    subtasks = {subtask.name: subtask for subtask in plan.graph.subtasks}
-    rows = costs(plan)
-    rates = dict(zip(plan.servers, plan.rates, strict=True))
-    return {
-        (uid, place.subtask[:63].rstrip("-.")): Planned(
-            plan, subtasks[place.subtask], place, rows[row], rates
-        )
-        for place, row in zip(plan.assignments, plan.rows, strict=True)
-    }
-
-
-def number(pod: Pod, annotation: str) -> float:
-    """Return a number a pod carries, 0 where it carries none."""
-    try:
-        return float(pod.metadata.annotations.get(annotation, 0))
-    except ValueError:
-        return 0.0
+        return nodes.server(node, profile, foreign)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        log.error("node %s is left out: %r", node["metadata"]["name"], error)
+        return None
 
 
 def build(
+    servers: Servers,
     all_nodes: Iterable[Object],
     profiles: Iterable[Object],
     pods: Iterable[Pod],
-    planned: Mapping[tuple[str, str], Planned],
+    plans: Iterable[JobPlan],
 ) -> Snapshot:
     """Return the snapshot of what the watches hold."""
-    ours: dict[str, Pod] = {}
-    holders: dict[str, Holder] = {}
-    foreign: dict[str, Vector] = {}
+    live: dict[str, Pod] = {}
+    keys: dict[str, Pod] = {}
     places: dict[tuple[str, str], str] = {}
+    foreign: dict[str, dict[str, int]] = {}
     for pod in pods:
-        if names.LABEL_JOB_UID not in pod.metadata.labels:
-            _add_foreign(foreign, pod)
-            continue
-        ours[pod.key] = pod
-        server = pod.spec.get("nodeName") or pod.metadata.annotations.get(
-            names.ANNOTATION_SERVER, ""
-        )
-        labels = pod.metadata.labels
-        places[labels[names.LABEL_JOB_UID], labels.get(names.LABEL_SUBTASK, "")] = server
-        if pod.status["phase"] not in nodes.FINISHED:
-            holders[pod.metadata.uid] = holder(pod, server)
+        if pod.job:
+            keys[pod.key] = pod
+            places[pod.job, pod.subtask] = pod.server
+            if not pod.over:
+                live[pod.uid] = pod
+        elif pod.node and not pod.over:
+            _add(foreign.setdefault(pod.node, {}), pod.demand)
     by_name = {profile["metadata"]["name"]: profile for profile in profiles}
-    servers = {
-        name: nodes.server(node, by_name.get(name), foreign.get(name))
-        for node in all_nodes
-        for name in (node["metadata"]["name"],)
-    }
-    free, loads = _taken(servers, holders.values())
-    rates = {name: max(rate(server), 1e-9) for name, server in servers.items()}
-    return Snapshot(servers, rates, free, loads, holders, places, planned, ours)
+    made = servers.update(all_nodes, by_name, foreign)
+    free, loads = _left(made, live.values())
+    return Snapshot(made, free, loads, live, keys, places, {plan.job: plan for plan in plans})
 
 
-def _add_foreign(foreign: dict[str, Vector], pod: Pod) -> None:
-    node = pod.spec.get("nodeName")
-    if node and pod.status["phase"] not in nodes.FINISHED:
-        taken = dict(foreign.get(node, {}))
-        for name, amount in nodes.pod_demand(pod.spec).items():
-            taken[name] = taken.get(name, 0) + amount
-        foreign[node] = taken
-
-
-def holder(pod: Pod, server: str) -> Holder:
-    """Return what a pod of ours holds."""
-    gates = pod.spec.get("schedulingGates") or ()
-    gated = any(gate["name"] == names.GATE for gate in gates)
-    demand = nodes.pod_demand(pod.spec)
-    reserves = bool(pod.spec.get("nodeName")) or not gated
-    return Holder(server, demand, number(pod, names.ANNOTATION_WORK), reserves)
-
-
-def _taken(
-    servers: Mapping[str, Server], holders: Iterable[Holder]
-) -> tuple[dict[str, Vector], dict[str, float]]:
-    free = {name: server.plannable for name, server in servers.items()}
+def _left(
+    servers: Mapping[str, Server], pods: Iterable[Pod]
+) -> tuple[dict[str, dict[str, int]], dict[str, float]]:
+    """Return what our pods leave free, and their load, by server."""
+    free = {name: dict(server.plannable) for name, server in servers.items()}
     loads = dict.fromkeys(servers, 0.0)
-    for item in holders:
-        if item.server not in servers:
+    for pod in pods:
+        if pod.server not in servers:
             continue
-        loads[item.server] += item.work
-        if item.reserves:
-            free[item.server] = minus(free[item.server], item.demand)
-    observed = {name: server.observed_load or 0.0 for name, server in servers.items()}
-    return free, {name: max(load, observed[name]) for name, load in loads.items()}
+        loads[pod.server] += pod.work
+        if pod.reserves:
+            _add(free[pod.server], pod.demand, -1)
+    return free, loads
+
+
+def _add(total: dict[str, int], demand: Vector, sign: int = 1) -> None:
+    for name, amount in demand.items():
+        total[name] = total.get(name, 0) + sign * amount

@@ -1,6 +1,10 @@
 """Jobs on a real API server, scheduler and kubelets: from apply to their end."""
 
 import json
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -285,3 +289,62 @@ def _count(rack: "Rack", job: str) -> int:
 def _left(rack: "Rack") -> int:
     found = rack.get(f"/api/v1/pods?labelSelector={names.LABEL_JOB}%3Dmany&limit=1")["items"]
     return len(found)
+
+
+def test_a_deviation_is_explained(
+    rack: "Rack", simulated: Callable[..., Object], on: Callable[[str], Object]
+) -> None:
+    """What `evenkeel explain` and the extender say of a pod agrees with where it went."""
+    rack.nodes("told", 3)
+    with rack.paused("evenkeel-scheduler"):
+        rack.apply("told", simulated(2, scale=0.05, parallelism={"data": 1}, **on("told")))
+        rack.wait(
+            "the gate falls",
+            lambda: any(not p["spec"].get("schedulingGates") for p in rack.pods("told")),
+        )
+        (pod,) = rack.pods("told")
+        rack.stranger("told-stranger", planned(pod), "7500m")
+    rack.wait("it is bound", lambda: bool(rack.pods("told")[0]["spec"].get("nodeName")))
+    (pod,) = rack.pods("told")
+    port = rack.cluster.state.ports["evenkeel-extender"]
+    url = f"http://127.0.0.1:{port}/explain/default/{pod['metadata']['name']}"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        told = json.load(answer)
+    refused = {row["server"]: row["refused"] for row in told["servers"]}
+    assert refused[planned(pod)] in ("InsufficientResource", "Busy")
+    possible = [row["server"] for row in told["servers"] if row["refused"] is None]
+    assert possible[0] == pod["spec"]["nodeName"], "the best response took it"
+    said = subprocess.run(
+        [sys.executable, "-m", "evenkeel_cli.main", "explain", "told", "--output", "json",
+         "--kubeconfig", str(rack.cluster.kubeconfig)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    assert pod["spec"]["nodeName"] in said.stdout
+    rack.delete("told")
+    rack.cluster.kubectl("delete", "pod", "told-stranger", "--wait=false")
+
+
+def test_a_stream_of_small_jobs_does_not_starve_a_pipeline(
+    rack: "Rack", simulated: Callable[..., Object], on: Callable[[str], Object]
+) -> None:
+    """The pipeline needs both nodes whole; small jobs keep coming and each would fit one."""
+    rack.nodes("stream", 2, memory="8Gi")
+    small = simulated(1, scale=10, parallelism={"data": 1}, **on("stream"))
+    for number in range(4):
+        rack.create(f"stream-{number}", small)
+    rack.wait("they run", lambda: rack.condition("stream-0", "Running")["status"] == "True")
+    rack.create("whole", simulated(1, scale=10, parallelism={"pipeline": 2}, **on("stream")))
+    began = time.monotonic()
+    number = 4
+    while rack.condition("whole", "Running")["status"] != "True":
+        waited = time.monotonic() - began
+        # Four small jobs of about 14 s at scale 10 on two nodes, and a second for each pass.
+        assert waited < 60, f"the pipeline has waited {waited:.0f} s"
+        rack.create(f"stream-{number}", small)
+        number += 1
+        time.sleep(1)
+    rack.ends("whole")
+    for job in range(number):
+        rack.delete(f"stream-{job}")
+    rack.delete("whole")

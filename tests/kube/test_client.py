@@ -59,7 +59,7 @@ async def test_lists_are_read_in_pages(api: Client, fake: Any, make: Any) -> Non
     assert [item["metadata"]["name"] for item in found] == ["a", "b"]
     assert version == "7"
     first, second = fake.queries(watch=False)
-    assert first == {"limit": "500", "labelSelector": "a=b"}
+    assert first == {"limit": "200", "labelSelector": "a=b"}
     assert second == {**first, "continue": "token"}
 
 

@@ -1,0 +1,86 @@
+"""Plans as the extender looks things up in them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from evenkeel_core.plans import Assignment, Plan, costs
+from evenkeel_core.subtasks import Subtask
+from evenkeel_kube import names, plans
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A subtask with the plan it is in."""
+
+    plan: Plan
+    subtask: Subtask
+    assignment: Assignment
+    costs: Mapping[str, float]
+    """Seconds on each server."""
+    rates: Mapping[str, float]
+    """Reference seconds per second that each server has for this job."""
+    neighbours: tuple[tuple[str, int], ...]
+    """Label of each subtask it shares an edge with, and the bytes that go along it."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobPlan:
+    """The plan of one job."""
+
+    job: str
+    """Uid of the job."""
+    subtasks: Mapping[str, Planned]
+    """By the label that the pods carry."""
+
+
+class _Metadata(msgspec.Struct):
+    labels: dict[str, str]
+
+
+class _ConfigMap(msgspec.Struct):
+    metadata: _Metadata
+    binary: dict[str, str] = msgspec.field(name="binaryData", default_factory=dict)
+
+
+_decoder = msgspec.json.Decoder(_ConfigMap)
+
+
+def label(subtask: str) -> str:
+    """Return the label value that stands for a subtask."""
+    return subtask[:63].rstrip("-.")
+
+
+def decode(data: bytes) -> JobPlan:
+    """Return the plan of a ConfigMap's JSON.
+
+    Raises
+    ------
+    ValueError
+        If there is none that can be read; msgspec's own errors are ValueErrors too.
+    """
+    found = _decoder.decode(data)
+    record = plans.decode(found.binary.get(plans.KEY, ""))
+    job = found.metadata.labels.get(names.LABEL_JOB_UID, "")
+    if not job:
+        raise ValueError(f"the plan has no label {names.LABEL_JOB_UID}")
+    return job_plan(job, record)
+
+
+def job_plan(job: str, record: plans.Record) -> JobPlan:
+    """Return what is looked up in a plan on record."""
+    plan = record.plan
+    subtasks = {subtask.name: subtask for subtask in plan.graph.subtasks}
+    neighbours: dict[str, list[tuple[str, int]]] = {name: [] for name in subtasks}
+    for edge in plan.graph.edges:
+        neighbours[edge.source].append((label(edge.target), edge.data))
+        neighbours[edge.target].append((label(edge.source), edge.data))
+    rows = costs(plan)
+    rates = dict(zip(plan.servers, plan.rates, strict=True))
+    found: dict[str, Planned] = {}
+    for place, row in zip(plan.assignments, plan.rows, strict=True):
+        subtask = subtasks[place.subtask]
+        near = tuple(neighbours[place.subtask])
+        found[label(place.subtask)] = Planned(plan, subtask, place, rows[row], rates, near)
+    return JobPlan(job, found)
