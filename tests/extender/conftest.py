@@ -159,7 +159,7 @@ def world() -> World:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make() -> Any:
     """Return the makers of objects."""
 

@@ -1,0 +1,215 @@
+"""The extender behind a real kube-scheduler, on simulated nodes."""
+
+import json
+import os
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from evenkeel_core.jobs import Constraints, Toleration
+from evenkeel_kube import plans, pods
+from evenkeel_sandbox.clusters import Cluster
+from evenkeel_sandbox.simulated import SimulatedNode
+from evenkeel_sandbox.specs import ClusterSpec
+
+pytestmark = pytest.mark.sandbox
+Object = dict[str, Any]
+NODES = tuple(f"n{number}" for number in range(1, 7))
+PODS = "/api/v1/namespaces/default/pods"
+RECORDS = "/api/v1/namespaces/default/configmaps"
+
+
+class Scheduled:
+    """What the tests do with the cluster: plans and pods by hand, no operator."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+
+    def plan(self, job: str, record: plans.Record) -> None:
+        """Put a plan on record and wait until the extender has it."""
+        metadata = {"name": job, "namespace": "default", "uid": job}
+        manifest = plans.manifest({"metadata": metadata}, record)
+        del manifest["metadata"]["ownerReferences"]
+        self.cluster.api.create(RECORDS, manifest)
+
+    def create(self, pod: Object) -> Object:
+        """Create a pod that may run on simulated nodes."""
+        pod["apiVersion"], pod["kind"] = "v1", "Pod"
+        pod["spec"]["tolerations"] = [{"operator": "Exists"}]
+        del pod["metadata"]["uid"]
+        created: Object = self.cluster.api.create(PODS, pod)
+        return created
+
+    def release(self, *created: Object, shortlist: tuple[str, ...] = NODES) -> None:
+        """Open the gates as the operator does, and write the shortlist."""
+        for pod in created:
+            patch = pods.release(pod, shortlist, (), 0.0)
+            where = f"{PODS}/{pod['metadata']['name']}"
+            self.cluster.api.call("PATCH", where, patch, "application/json-patch+json")
+
+    def pod(self, name: str) -> Object:
+        found: Object = self.cluster.api.get(f"{PODS}/{name}")
+        return found
+
+    def where(self, *pods_: str) -> list[str]:
+        """Return the nodes of pods, once all are bound."""
+        self.until(lambda: all(self.pod(name)["spec"].get("nodeName") for name in pods_))
+        return [str(self.pod(name)["spec"]["nodeName"]) for name in pods_]
+
+    def refused(self, name: str) -> str:
+        """Return why a pod is not scheduled, once the scheduler has said so."""
+
+        def conditions() -> list[Object]:
+            found = self.pod(name)["status"].get("conditions") or []
+            return [c for c in found if c.get("reason") == "Unschedulable"]
+
+        self.until(lambda: bool(conditions()))
+        return str(conditions()[0]["message"])
+
+    def until(self, ready: Callable[[], bool], seconds: float = 30) -> None:
+        end = time.monotonic() + seconds
+        while not ready():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    def ask(self, path: str) -> Any:
+        """Ask the extender itself."""
+        port = self.cluster.state.ports["evenkeel-extender"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return json.load(answer)
+
+    def known(self, pod: str) -> bool:
+        """Tell whether the extender has the pod and its plan."""
+        try:
+            rows = self.ask(f"/explain/default/{pod}")["servers"]
+        except OSError:
+            return False
+        return any(row["utility"] is not None for row in rows)
+
+
+@pytest.fixture(scope="module")
+def scheduled() -> Iterator[Scheduled]:
+    nodes = tuple(SimulatedNode(name, {"cpu": "8", "memory": "32Gi"}) for name in NODES)
+    cluster = Cluster.up(f"x{os.getpid()}", ClusterSpec(simulated=nodes, evenkeel=True))
+    try:
+        cluster.kill("evenkeel-operator")
+        yield Scheduled(cluster)
+    finally:
+        cluster.down()
+
+
+@pytest.fixture(autouse=True)
+def clean(scheduled: Scheduled) -> Iterator[None]:
+    yield
+    for collection in (PODS, RECORDS):
+        scheduled.cluster.api.call("DELETE", f"{collection}?gracePeriodSeconds=0")
+    scheduled.until(lambda: all(row["load"] == 0 for row in scheduled.ask("/servers")))
+
+
+@pytest.fixture
+def planned(scheduled: Scheduled, make: Any) -> Callable[..., list[Object]]:
+    """Return a maker of gated pods with their plan on record."""
+
+    def made(where: dict[str, str], cpu: str = "1", **costs: dict[str, float]) -> list[Object]:
+        rows = {
+            name: {node: 10.0 if node == server else 20.0 for node in NODES} | costs.get(name, {})
+            for name, server in where.items()
+        }
+        tolerant = Constraints(tolerations=(Toleration(operator="Exists"),))
+        scheduled.plan("job", make.record(rows, where, constraints=tolerant))
+        created = [
+            scheduled.create(make.pod(name, server=server, cpu=cpu, gated=True, job="job"))
+            for name, server in where.items()
+        ]
+        scheduled.until(lambda: all(scheduled.known(name) for name in where))
+        return created
+
+    return made
+
+
+def test_pods_land_where_they_are_planned(
+    scheduled: Scheduled, planned: Callable[..., list[Object]]
+) -> None:
+    where = {f"t{number}": NODES[number * 7 % 6] for number in range(36)}
+    scheduled.release(*planned(where))
+    assert scheduled.where(*where) == list(where.values())
+
+
+def test_the_best_response_takes_what_was_filled_first(
+    scheduled: Scheduled, planned: Callable[..., list[Object]], make: Any
+) -> None:
+    created = planned({"t": "n1"}, cpu="2", t={"n4": 15.0})
+    scheduled.create(make.pod(uid="uid-stranger", node="n1", cpu="7500m"))
+    scheduled.until(lambda: _free(scheduled, "n1") == 0)
+    scheduled.release(*created)
+    assert scheduled.where("t") == ["n4"]
+    rows = scheduled.ask("/explain/default/t")["servers"]
+    assert rows[0]["server"] == "n4"
+    assert (
+        rows[-1] | {"server": "n1", "planned": True, "refused": "InsufficientResource"} == rows[-1]
+    )
+
+
+def test_the_shortlist_bounds_where_it_may_go(
+    scheduled: Scheduled, planned: Callable[..., list[Object]], make: Any
+) -> None:
+    created = planned({"t": "n1"}, cpu="2", t={"n4": 11.0})
+    scheduled.create(make.pod(uid="uid-stranger", node="n1", cpu="7500m"))
+    scheduled.until(lambda: _free(scheduled, "n1") == 0)
+    scheduled.release(*created, shortlist=("n1", "n6"))
+    assert scheduled.where("t") == ["n6"]
+
+
+def test_a_pod_that_fits_nowhere_is_told_why(
+    scheduled: Scheduled, planned: Callable[..., list[Object]], make: Any
+) -> None:
+    (unlucky,) = planned({"t": "n1"}, cpu="5")
+    # Our gate has fallen, somebody else's has not: not bound, but its room is reserved.
+    other = make.pod("w", server="n1", cpu="5", job="job")
+    other["spec"]["schedulingGates"] = [{"name": "example.com/foreign"}]
+    scheduled.create(other)
+    scheduled.until(lambda: _free(scheduled, "n1") == 2200)
+    scheduled.release(unlucky, shortlist=("n1",))
+    assert "1 evenkeel: Busy: the server's free capacity is taken" in scheduled.refused("t")
+    # What was never bound leaves no event for others: the scheduler asks again with the next.
+    scheduled.cluster.kubectl("delete", "pod", "w", "--force", "--grace-period=0")
+    scheduled.until(lambda: _free(scheduled, "n1") == 2200)
+    scheduled.cluster.kubectl("label", "node", "n2", "an=event")
+    assert scheduled.where("t") == ["n1"]
+
+
+def _free(scheduled: Scheduled, server: str) -> int:
+    return next(int(s["free"]["cpu"]) for s in scheduled.ask("/servers") if s["name"] == server)
+
+
+def test_a_crowd_never_takes_what_is_reserved(
+    scheduled: Scheduled, planned: Callable[..., list[Object]]
+) -> None:
+    """Each server has room for seven beside its reserve; forty-two fill the rack exactly."""
+    where = {f"t{number}": NODES[number % 6] for number in range(42)}
+    scheduled.release(*planned(where))
+    assert sorted(scheduled.where(*where)) == sorted(NODES * 7)
+
+
+def test_without_the_extender_pods_are_still_placed(
+    scheduled: Scheduled, planned: Callable[..., list[Object]]
+) -> None:
+    created = planned({"t": "n1"})
+    scheduled.cluster.kill("evenkeel-extender")
+    try:
+        scheduled.release(*created, shortlist=("n1", "n2"))
+        assert scheduled.where("t")[0] in ("n1", "n2")
+    finally:
+        scheduled.cluster.restart("evenkeel-extender")
+        scheduled.until(lambda: _answers(scheduled))
+    assert scheduled.ask("/explain/default/t")["bound"] in ("n1", "n2")
+
+
+def _answers(scheduled: Scheduled) -> bool:
+    try:
+        return bool(scheduled.ask("/readyz")["servers"] == len(NODES))
+    except OSError:
+        return False
