@@ -237,8 +237,8 @@ class Reflector(Generic[Item]):
 
     def _known(self, key: str, version: str) -> bool:
         """Tell whether this or something newer of the object was already seen."""
-        held = self._versions.get(key)
-        return held is not None and (held == version or _newer(held, version))
+        held = self._versions.get(key, "")
+        return held == version or _newer(held, version)
 
     def _take(self, key: str, version: str, data: bytes) -> None:
         try:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,7 +28,7 @@ class Scheduled:
         self.cluster = cluster
 
     def plan(self, job: str, record: plans.Record) -> None:
-        """Put a plan on record and wait until the extender has it."""
+        """Put a plan on record."""
         metadata = {"name": job, "namespace": "default", "uid": job}
         manifest = plans.manifest({"metadata": metadata}, record)
         del manifest["metadata"]["ownerReferences"]
@@ -56,7 +55,7 @@ class Scheduled:
 
     def where(self, *pods_: str) -> list[str]:
         """Return the nodes of pods, once all are bound."""
-        self.until(lambda: all(self.pod(name)["spec"].get("nodeName") for name in pods_))
+        self.wait("bound", lambda: all(self.pod(name)["spec"].get("nodeName") for name in pods_))
         return [str(self.pod(name)["spec"]["nodeName"]) for name in pods_]
 
     def refused(self, name: str) -> str:
@@ -66,14 +65,11 @@ class Scheduled:
             found = self.pod(name)["status"].get("conditions") or []
             return [c for c in found if c.get("reason") == "Unschedulable"]
 
-        self.until(lambda: bool(conditions()))
+        self.wait("the scheduler says why", lambda: bool(conditions()))
         return str(conditions()[0]["message"])
 
-    def until(self, ready: Callable[[], bool], seconds: float = 30) -> None:
-        end = time.monotonic() + seconds
-        while not ready():
-            assert time.monotonic() < end
-            time.sleep(0.05)
+    def wait(self, what: str, ready: Callable[[], bool]) -> None:
+        self.cluster.wait(what, ready, seconds=30)
 
     def ask(self, path: str) -> Any:
         """Ask the extender itself."""
@@ -83,11 +79,22 @@ class Scheduled:
 
     def known(self, pod: str) -> bool:
         """Tell whether the extender has the pod and its plan."""
-        try:
-            rows = self.ask(f"/explain/default/{pod}")["servers"]
-        except OSError:
-            return False
+        rows = self.ask(f"/explain/default/{pod}")["servers"]
         return any(row["utility"] is not None for row in rows)
+
+    def free(self, server: str, cpu: int) -> None:
+        """Wait until the extender counts so many thousandths of a CPU free there."""
+
+        def there() -> bool:
+            rows = self.ask("/servers")
+            return any(row["name"] == server and row["free"]["cpu"] == cpu for row in rows)
+
+        self.wait(f"{cpu} m of CPU are free on {server}", there)
+
+    def fill(self, stranger: Object, server: str) -> None:
+        """Let a pod of nobody we know take all that is left of a server."""
+        self.create(stranger)
+        self.free(server, 0)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +113,7 @@ def clean(scheduled: Scheduled) -> Iterator[None]:
     yield
     for collection in (PODS, RECORDS):
         scheduled.cluster.api.call("DELETE", f"{collection}?gracePeriodSeconds=0")
-    scheduled.until(lambda: all(row["load"] == 0 for row in scheduled.ask("/servers")))
+    scheduled.wait("empty", lambda: all(row["load"] == 0 for row in scheduled.ask("/servers")))
 
 
 @pytest.fixture
@@ -124,7 +131,7 @@ def planned(scheduled: Scheduled, make: Any) -> Callable[..., list[Object]]:
             scheduled.create(make.pod(name, server=server, cpu=cpu, gated=True, job="job"))
             for name, server in where.items()
         ]
-        scheduled.until(lambda: all(scheduled.known(name) for name in where))
+        scheduled.wait("the plan is known", lambda: all(scheduled.known(name) for name in where))
         return created
 
     return made
@@ -142,8 +149,7 @@ def test_the_best_response_takes_what_was_filled_first(
     scheduled: Scheduled, planned: Callable[..., list[Object]], make: Any
 ) -> None:
     created = planned({"t": "n1"}, cpu="2", t={"n4": 15.0})
-    scheduled.create(make.pod(uid="uid-stranger", node="n1", cpu="7500m"))
-    scheduled.until(lambda: _free(scheduled, "n1") == 0)
+    scheduled.fill(make.pod(uid="uid-stranger", node="n1", cpu="7500m"), "n1")
     scheduled.release(*created)
     assert scheduled.where("t") == ["n4"]
     rows = scheduled.ask("/explain/default/t")["servers"]
@@ -157,8 +163,7 @@ def test_the_shortlist_bounds_where_it_may_go(
     scheduled: Scheduled, planned: Callable[..., list[Object]], make: Any
 ) -> None:
     created = planned({"t": "n1"}, cpu="2", t={"n4": 11.0})
-    scheduled.create(make.pod(uid="uid-stranger", node="n1", cpu="7500m"))
-    scheduled.until(lambda: _free(scheduled, "n1") == 0)
+    scheduled.fill(make.pod(uid="uid-stranger", node="n1", cpu="7500m"), "n1")
     scheduled.release(*created, shortlist=("n1", "n6"))
     assert scheduled.where("t") == ["n6"]
 
@@ -171,18 +176,14 @@ def test_a_pod_that_fits_nowhere_is_told_why(
     other = make.pod("w", server="n1", cpu="5", job="job")
     other["spec"]["schedulingGates"] = [{"name": "example.com/foreign"}]
     scheduled.create(other)
-    scheduled.until(lambda: _free(scheduled, "n1") == 2200)
+    scheduled.free("n1", 2200)
     scheduled.release(unlucky, shortlist=("n1",))
     assert "1 evenkeel: Busy: the server's free capacity is taken" in scheduled.refused("t")
     # What was never bound leaves no event for others: the scheduler asks again with the next.
     scheduled.cluster.kubectl("delete", "pod", "w", "--force", "--grace-period=0")
-    scheduled.until(lambda: _free(scheduled, "n1") == 2200)
+    scheduled.free("n1", 2200)
     scheduled.cluster.kubectl("label", "node", "n2", "an=event")
     assert scheduled.where("t") == ["n1"]
-
-
-def _free(scheduled: Scheduled, server: str) -> int:
-    return next(int(s["free"]["cpu"]) for s in scheduled.ask("/servers") if s["name"] == server)
 
 
 def test_a_crowd_never_takes_what_is_reserved(
@@ -204,12 +205,7 @@ def test_without_the_extender_pods_are_still_placed(
         assert scheduled.where("t")[0] in ("n1", "n2")
     finally:
         scheduled.cluster.restart("evenkeel-extender")
-        scheduled.until(lambda: _answers(scheduled))
+        scheduled.wait(
+            "the extender is back", lambda: scheduled.ask("/readyz")["servers"] == len(NODES)
+        )
     assert scheduled.ask("/explain/default/t")["bound"] in ("n1", "n2")
-
-
-def _answers(scheduled: Scheduled) -> bool:
-    try:
-        return bool(scheduled.ask("/readyz")["servers"] == len(NODES))
-    except OSError:
-        return False
