@@ -15,7 +15,7 @@ from rich.console import Console
 
 from evenkeel_sandbox.failures import SandboxError
 from evenkeel_sandbox.images import archive, busybox, pause, simulator
-from evenkeel_sandbox.progress import Terminal
+from evenkeel_sandbox.progress import shown
 
 COMPONENTS = (pause, busybox, simulator)
 
@@ -32,7 +32,7 @@ def main() -> int:
     for module in COMPONENTS:
         component = module.component()
         try:
-            built = archive(component, Terminal(console))
+            built = archive(component, shown(console))
         except SandboxError as error:
             console.print(f"[red]Error:[/] {error}")
             return 1

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from evenkeel_sandbox.failures import BuildError, SandboxError
 from evenkeel_sandbox.places import cache, locked
-from evenkeel_sandbox.progress import Progress, Terminal
+from evenkeel_sandbox.progress import Progress, shown
 
 MODULES = Path(__file__).parent / "modules"
 KUBERNETES = "v1.36.3"
@@ -193,7 +193,7 @@ def main() -> int:
     """Build what is missing, so that nothing later waits for it unawares."""
     console = Console(stderr=True)
     try:
-        ensure(Terminal(console))
+        ensure(shown(console))
     except SandboxError as error:
         console.print(f"[red]Error:[/] {error}", highlight=False)
         return 1

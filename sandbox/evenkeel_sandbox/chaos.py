@@ -24,7 +24,7 @@ from evenkeel_sandbox.attaching import EXTENDER, OPERATOR
 from evenkeel_sandbox.clusters import Cluster
 from evenkeel_sandbox.demo import condition, state
 from evenkeel_sandbox.failures import SandboxError
-from evenkeel_sandbox.progress import Terminal
+from evenkeel_sandbox.progress import shown
 from evenkeel_sandbox.simulated import described
 from evenkeel_sandbox.specs import TIMINGS, ClusterSpec, default_nodes
 
@@ -280,7 +280,7 @@ def main() -> int:
         timing=TIMINGS["fast"],
         evenkeel=True,
     )
-    cluster = Cluster.up("chaos", spec, Terminal(console))
+    cluster = Cluster.up("chaos", spec, shown(console))
     try:
         draw = random.Random(seed)  # noqa: S311 - to be repeatable
         chaos = Chaos(cluster, console, draw, tuple(node.name for node in spec.nodes))

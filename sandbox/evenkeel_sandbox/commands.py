@@ -21,7 +21,7 @@ from evenkeel_kube.racks import InvalidServers, Rack
 from evenkeel_sandbox import clusters, simulated, specs
 from evenkeel_sandbox.clusters import Cluster
 from evenkeel_sandbox.failures import SandboxError
-from evenkeel_sandbox.progress import Terminal
+from evenkeel_sandbox.progress import shown
 
 app = typer.Typer(no_args_is_help=True, help="A real Kubernetes cluster on this machine.")
 _out = Console()
@@ -87,7 +87,7 @@ def up(
 ) -> None:
     """Start a sandbox, or say that it is up."""
     began = time.monotonic()
-    progress = Terminal(_err)
+    progress = shown(_err)
     nodes = specs.default_nodes(config) if real else ()
     rack = _servers(servers) if servers else Rack((), ())
     spec = specs.ClusterSpec(
@@ -114,7 +114,7 @@ def down(
     """Stop a sandbox and remove all of it, whatever happened to it."""
     names = clusters.names() if everything else [name]
     for each in names:
-        if not clusters.down(each, Terminal(_err)):
+        if not clusters.down(each, shown(_err)):
             _err.print(f"There is no sandbox {each}.")
 
 

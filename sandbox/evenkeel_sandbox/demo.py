@@ -22,7 +22,7 @@ from rich.table import Table
 
 from evenkeel_kube import names, racks
 from evenkeel_sandbox.clusters import Cluster
-from evenkeel_sandbox.progress import Terminal
+from evenkeel_sandbox.progress import shown
 from evenkeel_sandbox.simulated import described
 from evenkeel_sandbox.specs import ClusterSpec, default_nodes
 
@@ -199,7 +199,7 @@ def cluster(name: str, console: Console, *, keep: bool) -> Iterator[Cluster]:
     spec = ClusterSpec(
         nodes=nodes, simulated=described(rack), profiles=rack.profiles, evenkeel=True
     )
-    found = Cluster.up(name, spec, Terminal(console))
+    found = Cluster.up(name, spec, shown(console))
     try:
         found.kubectl("apply", "-f", "-", stdin=json.dumps(found.workspace("dag-workspace")))
         yield found

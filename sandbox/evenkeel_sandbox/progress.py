@@ -1,6 +1,7 @@
 """Tells the person who waits what is going on; silent by default."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -32,6 +33,43 @@ class Progress:
 class _Nothing:
     def advance(self, share: float) -> None:
         pass
+
+
+def shown(console: Console) -> Progress:
+    """Return bars for a terminal, lines for a log."""
+    return Terminal(console) if console.is_terminal else Lines(console)
+
+
+class Lines(Progress):
+    """Writes a line when a step begins, at each tenth of it, and when it is done."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Step]:
+        """Write how the step goes on."""
+        began = time.monotonic()
+        self.say(title)
+        yield _Tenths(self, title)
+        self.say(f"{title}: done in {time.monotonic() - began:.1f} s")
+
+    def say(self, line: str) -> None:
+        """Write the line, whole, whatever the width of what reads it."""
+        self._console.print(line, soft_wrap=True)
+
+
+class _Tenths:
+    def __init__(self, lines: Lines, title: str) -> None:
+        self._lines = lines
+        self._title = title
+        self._told = 0
+
+    def advance(self, share: float) -> None:
+        tenth = min(int(share * 10), 9)
+        if tenth > self._told:
+            self._told = tenth
+            self._lines.say(f"{self._title}: {10 * tenth} %")
 
 
 class Terminal(Progress):
