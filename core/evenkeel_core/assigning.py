@@ -156,7 +156,7 @@ class _Search:
         if self._whole:
             least = np.ceil(least - 1e-6)
         self.proven = self.proven or self.cost <= least + 1e-9 * max(abs(self.cost), 1.0)
-        return self.proven
+        return bool(self.proven)
 
     def round(self, *, warming: bool) -> None:
         """Climb a step of the bound, and descend from the sets it packed."""
