@@ -15,10 +15,6 @@ import numpy as np
 from evenkeel_core.jobs import MAX_STAGES, Overlap
 from evenkeel_core.problems import Floats, Ints
 
-CANDIDATES = 64
-"""Servers the dynamic programme looks at, the fastest per layer first: a pipeline has at most 16
-stages, and a server slower than 64 others is in none of the best."""
-
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -66,6 +62,7 @@ def cut(
 
     Notes
     -----
+    O(servers²) to leave out servers that others make needless; then
     O(candidates · stages · layers²) for `Overlap.SUM`, vectorised over layers;
     O(candidates · layers · log) for `Overlap.SLOWEST`. Ties go to fewer stages, then to the
     servers first by speed and name.
@@ -73,13 +70,30 @@ def cut(
     usable = sorted(
         (c for c in candidates if c.layers > 0),
         key=lambda c: (c.layer_seconds + c.stage_seconds / layers, c.server),
-    )[:CANDIDATES]
+    )
     limit = min(most, layers, len(usable)) if stages is None else stages
     if not usable or limit > min(layers, len(usable)):
         return None
+    usable = _needed(usable, limit)
     if overlap is Overlap.SLOWEST:
         return _slowest(layers, usable, limit, exactly=stages is not None)
     return _sum(layers, usable, limit, exactly=stages is not None)
+
+
+def _needed(usable: Sequence[Candidate], limit: int) -> list[Candidate]:
+    """Return the servers that a best cut of at most `limit` stages may have to use.
+
+    Not a server that `limit` others match or beat in layers held, in seconds a layer and in
+    seconds a stage: a cut that uses it leaves one of those free to take its place.
+    """
+    held = np.array([c.layers for c in usable])
+    layer = np.array([c.layer_seconds for c in usable])
+    stage = np.array([c.stage_seconds for c in usable])
+    others = (held[:, None] <= held) & (layer[:, None] >= layer) & (stage[:, None] >= stage)
+    # Of equals only those before it count, or each would make the others needless.
+    equal = others & others.T
+    others &= ~equal | np.tri(len(usable), k=-1, dtype=bool)
+    return [c for c, better in zip(usable, others.sum(axis=1), strict=True) if better < limit]
 
 
 def _sum(layers: int, usable: Sequence[Candidate], limit: int, *, exactly: bool) -> Cut | None:

@@ -77,3 +77,38 @@ def test_stages_that_overlap_are_levelled() -> None:
 
 def test_more_stages_than_servers_are_no_cut() -> None:
     assert cut(8, [Candidate("a", 8, 1.0, 0.0)], overlap=Overlap.SUM, stages=2) is None
+
+
+def test_a_slow_server_that_holds_much_is_used_where_many_fast_ones_hold_little() -> None:
+    """Sixteen of the seventy fast servers hold 32 layers of 40: the slow one must help."""
+    fast = [Candidate(f"fast-{number:02}", 2, 1.0, 0.1) for number in range(70)]
+    slow = Candidate("slow", 40, 9.0, 0.1)
+    for overlap in Overlap:
+        found = cut(40, [*fast, slow], overlap=overlap)
+        assert found is not None
+        check(found, 40, [*fast, slow], overlap)
+        assert "slow" in [server for server, _ in found.stages]
+
+
+racks = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(1, 4), st.integers(0, 2)), min_size=5, max_size=7
+).map(
+    lambda rows: [
+        Candidate(f"s{number}", layers, float(layer), float(stage))
+        for number, (layers, layer, stage) in enumerate(rows)
+    ]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 6), racks, st.sampled_from(Overlap), st.integers(1, 3))
+def test_servers_that_others_make_needless_are_left_out_without_loss(
+    layers: int, offered: list[Candidate], overlap: Overlap, most: int
+) -> None:
+    """With few stages allowed most of a rack is not looked at; the best cut is the same."""
+    found = cut(layers, offered, overlap=overlap, most=most)
+    best = min(
+        (seconds(way, overlap) for way in every_cut(layers, offered) if len(way) <= most),
+        default=math.inf,
+    )
+    assert (found.seconds if found else math.inf) == best
