@@ -2,11 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evenkeel_core import plain_cuts
 from evenkeel_core.jobs import Overlap
 from evenkeel_core.pipelines import Candidate, Cut, cut
 
@@ -112,3 +114,36 @@ def test_servers_that_others_make_needless_are_left_out_without_loss(
         default=math.inf,
     )
     assert (found.seconds if found else math.inf) == best
+
+
+PLAIN = (
+    plain_cuts.cut_evenly,
+    plain_cuts.cut_by_memory,
+    plain_cuts.cut_by_speed,
+    plain_cuts.one_server,
+)
+
+
+@pytest.mark.parametrize("plain", PLAIN)
+@settings(max_examples=60, deadline=None)
+@given(layers=st.integers(1, 12), offered=racks, overlap=st.sampled_from(Overlap))
+def test_a_plain_cut_is_a_cut_and_never_better(
+    plain: Callable[..., Cut | None], layers: int, offered: list[Candidate], overlap: Overlap
+) -> None:
+    other = plain(layers, offered, overlap)
+    found = cut(layers, offered, overlap=overlap)
+    if other is not None:
+        check(other, layers, offered, overlap)
+        assert found is not None
+        assert found.seconds <= other.seconds + 1e-9
+
+
+def test_plain_cuts_do_what_they_are_named_after() -> None:
+    offered = [Candidate("a", 12, 1.0, 0.0), Candidate("b", 4, 3.0, 0.0)]
+    shares = [plain(8, offered, Overlap.SLOWEST) for plain in PLAIN]
+    assert [cut.stages for cut in shares if cut] == [
+        (("a", 4), ("b", 4)),
+        (("a", 6), ("b", 2)),
+        (("a", 6), ("b", 2)),
+        (("a", 8),),
+    ]
