@@ -29,6 +29,8 @@ class Line:
     """Seconds it took, in the time of the prediction; None before its end."""
     attempt: int
     pod: str
+    obstacle: str = ""
+    """What the scheduler or the node says it waits for; empty where it does not wait."""
 
 
 def condition(job: Object, kind: str) -> Object:
@@ -74,6 +76,7 @@ def _line(running: Running, record: plans.Record, place: Assignment, subtask: Su
         None if took is None else took * time_scale(job, subtask.task),
         attempt,
         name,
+        "" if pod is None else obstacle(pod),
     )
 
 
@@ -91,6 +94,20 @@ def _state(job: Object, subtask: Subtask, pod: Object | None) -> str:
         return "Scheduling"
     phase = str(pod.get("status", {}).get("phase", "Pending"))
     return "Starting" if phase == "Pending" else phase
+
+
+def obstacle(pod: Object) -> str:
+    """Return what keeps a pod from running, in the words of the scheduler or its node."""
+    status = pod.get("status", {})
+    for found in status.get("conditions") or ():
+        if found["type"] == "PodScheduled" and found.get("reason") == "Unschedulable":
+            return str(found.get("message") or found["reason"])
+    for container in status.get("containerStatuses") or ():
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+            said = waiting.get("message")
+            return f"{waiting['reason']}: {said}" if said else str(waiting["reason"])
+    return ""
 
 
 def seconds(pod: Object) -> float | None:

@@ -180,6 +180,7 @@ def document(found: cluster.Running) -> dict[str, Any]:
                 "actualSeconds": line.actual,
                 "attempt": line.attempt,
                 "pod": line.pod,
+                "waitsFor": line.obstacle or None,
             }
             for line in following.lines(found)
         ],
@@ -212,7 +213,20 @@ def render(found: cluster.Running) -> "Group":
         parts.append(_table(lines))
         if len(lines) > ROWS:
             parts.append(Text(f"… and {len(lines) - ROWS} more; --output json has all."))
+        parts += [Text(f"  {who}: {why}") for why, who in _obstacles(lines).items()]
     return Group(*parts)
+
+
+def _obstacles(lines: Sequence[Any]) -> dict[str, str]:
+    """Return each distinct obstacle with the first subtask it keeps, and how many more."""
+    kept: dict[str, list[str]] = {}
+    for line in lines:
+        if line.obstacle:
+            kept.setdefault(line.obstacle, []).append(line.subtask)
+    return {
+        why: names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        for why, names in kept.items()
+    }
 
 
 def _table(lines: Sequence[Any]) -> "Table":

@@ -33,7 +33,7 @@ WARM = 0.15
 """Part of the time that only climbs the bound: starts from a poor bound are poor."""
 SEARCH = 0.6
 """Part of the time before what is left is solved exactly, where that pays."""
-MARGIN = 0.96
+MARGIN = 0.92
 """Part of the time limit that is planned with: one step or HiGHS may run over by the rest."""
 KERNEL = 1.8
 """Pairs a subtask in the first exact solution, doubled as long as they are solved in time."""

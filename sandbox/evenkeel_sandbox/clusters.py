@@ -91,7 +91,7 @@ class Cluster:
         state = states.read(name)
         if state is None:
             raise NoSuchSandboxError(
-                f"no sandbox named {name}: start it with `evenkeel sandbox up`"
+                f"no sandbox named {name}: start it with `evenkeel sandbox up{option(name)}`"
             )
         return cls(state)
 
@@ -420,6 +420,11 @@ def _possible(spec: ClusterSpec, progress: Progress) -> ClusterSpec:
         return spec
     progress.say(f"Simulated nodes only, no real ones: {obstacle}.")
     return replace(spec, nodes=())
+
+
+def option(name: str) -> str:
+    """Return what a command line needs to mean this sandbox."""
+    return "" if name == DEFAULT else f" --name {name}"
 
 
 def _holds(ready: Callable[[], bool]) -> bool:

@@ -100,8 +100,8 @@ def up(
     cluster = Cluster.up(name, spec, progress)
     _show(cluster, output)
     progress.say(
-        f"{time.monotonic() - began:.1f} s. Use it: "
-        f"export KUBECONFIG={cluster.kubeconfig}, or evenkeel sandbox exec -- kubectl get nodes"
+        f"{time.monotonic() - began:.1f} s. Use it: export KUBECONFIG={cluster.kubeconfig}, "
+        f"or evenkeel sandbox exec{clusters.option(name)} -- kubectl get nodes"
     )
 
 
@@ -168,7 +168,7 @@ def _servers(path: Path) -> Rack:
     try:
         return racks.read(path.read_text())
     except OSError as error:
-        raise SandboxError(f"cannot read {path}: {error}") from error
+        raise SandboxError(f"cannot read {path}: {error.strerror}") from error
     except InvalidServers as error:
         raise SandboxError(f"{path}: {error}") from error
 
@@ -183,7 +183,7 @@ def _show(cluster: Cluster, output: Output) -> None:
         "state",
         "pid",
         title=f"Sandbox {cluster.state.name}",
-        caption="evenkeel sandbox logs PROCESS",
+        caption=f"evenkeel sandbox logs{clusters.option(cluster.state.name)} PROCESS",
     )
     for process in summary["processes"]:
         state = "[green]runs" if process["pid"] else "[red]dead"

@@ -80,7 +80,9 @@ def read_kind_config(path: Path) -> tuple[RealNode, ...]:
     """
     try:
         config = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise SandboxError(f"cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
         raise SandboxError(f"cannot read {path}: {error}") from error
     return parse_kind_config(config, str(path))
 

@@ -104,6 +104,31 @@ def test_a_document_and_a_table_say_the_same(running: cluster.Running) -> None:
     assert "as planned" in said.get()
 
 
+def test_what_keeps_subtasks_waiting_is_said_once(running: cluster.Running) -> None:
+    """In the words of the scheduler, or of the node; starting up is no obstacle."""
+    missing = 'persistentvolumeclaim "w" not found'
+    unbound = {"type": "PodScheduled", "reason": "Unschedulable", "message": missing}
+    pulling = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
+    starting = {"state": {"waiting": {"reason": "ContainerCreating"}}}
+    held = [
+        pod("batch-4", "n", conditions=[unbound]),
+        pod("batch-5", "n", conditions=[unbound]),
+        pod("batch-6", "n", containerStatuses=[pulling]),
+        pod("batch-7", "n", containerStatuses=[starting]),
+    ]
+    pods_ = dict(running.pods) | {p["metadata"]["name"]: p for p in held}
+    stuck = cluster.Running(running.job, running.record, pods_)
+    tasks = {task["name"]: task["waitsFor"] for task in status.document(stuck)["tasks"]}
+    assert {name: why for name, why in tasks.items() if why} == {
+        "batch-4": missing, "batch-5": missing, "batch-6": "ImagePullBackOff: no such image",
+    }  # fmt: skip
+    console = printing.console()
+    with console.capture() as said:
+        console.print(status.render(stuck))
+    assert f"batch-4 and 1 more: {missing}" in said.get()
+    assert "batch-6: ImagePullBackOff: no such image" in said.get()
+
+
 def test_a_job_without_a_plan_has_no_lines() -> None:
     job = {"metadata": JOB["metadata"], "spec": {}}
     assert following.lines(cluster.Running(job, None, {})) == []

@@ -38,6 +38,13 @@ def test_what_cannot_be_done_is_one_line(cache: None, words: list[str]) -> None:
     assert "Traceback" not in result.output
 
 
+def test_the_remedy_names_the_sandbox_that_was_asked_for(cache: None) -> None:
+    said = " ".join(run(app, ["status", "--name", "mine"]).output.split())
+    assert "`evenkeel sandbox up --name mine`" in said
+    said = " ".join(run(app, ["status"]).output.split())
+    assert "`evenkeel sandbox up`" in said
+
+
 def test_down_of_nothing_is_fine(cache: None) -> None:
     assert run(app, ["down"]).exit_code == 0
     assert run(app, ["down", "--all"]).exit_code == 0
