@@ -56,6 +56,8 @@ class Decision:
     plan: bool = False
     replan: dict[str, set[str]] = field(default_factory=dict)
     """Groups to decide anew, each with the servers to avoid; written with `record`."""
+    moving: set[str] = field(default_factory=set)
+    """Those of them that never started: if no server is found they have lost nothing."""
     create: list[Object] = field(default_factory=list)
     delete: list[Object] = field(default_factory=list)
     strip: list[Object] = field(default_factory=list)
@@ -259,6 +261,8 @@ class _Run:
             members, found, self.servers, self.now, patience, retry_on_node_loss=anew
         )
         if look.phase in (Phase.GATED, Phase.ABSENT) and (gone := self._impossible(group)):
+            if self.view.refusals:
+                return Look(Phase.BLOCKED)
             message = f"{', '.join(gone)} can not take it any more"
             return Look(Phase.LOST, Reason.REPLANNED, message, gone)
         return look
@@ -305,6 +309,8 @@ class _Run:
         changed.avoid[name] = avoid
         if reason in following.FREE or len(group.members) > 1:
             self.decision.replan[name] = set(avoid)
+        if reason is Reason.REPLANNED:
+            self.decision.moving.add(name)
         self.decision.events.append(("Warning", str(reason), f"{name}: {look.message}"))
 
     def _limit(self, group: Group) -> int:

@@ -30,6 +30,8 @@ class Phase(StrEnum):
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     LOST = "lost"
+    BLOCKED = "blocked"
+    """Not started; its server can't take it any more and, as things are, no other can."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ written) only saves work.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -305,7 +305,10 @@ class Operator:
         if not made.feasible:
             memory.refusals = made.refusals
             reason, message = reporting.refused(made.refusals)
+            decision.events = [e for e in decision.events if e[1] != Reason.REPLANNED]
             decision.events.append(("Warning", reason, message))
+            if decision.record is not None and view.record is not None:
+                decision.record = _uncounted(decision.record, view.record, decision.moving)
             self._wake.set()
             return
         memory.refusals = ()
@@ -458,6 +461,15 @@ def _replan(view: View, decision: Decision, servers: list[Any], loads: dict[str,
     return planning.replan(
         view.job, view.record.plan, set(decision.replan), servers, loads, avoid=decision.replan
     )
+
+
+def _uncounted(
+    changed: plans.Record, before: plans.Record, moving: Collection[str]
+) -> plans.Record:
+    """Return the record without the retries of groups that found no server to move to."""
+    retries = {name: count for name, count in changed.retries.items() if name not in moving}
+    retries |= {name: count for name, count in before.retries.items() if name in moving}
+    return msgspec.structs.replace(changed, retries=retries)
 
 
 def _sum(left: Mapping[str, float], right: Mapping[str, float]) -> dict[str, float]:

@@ -255,6 +255,30 @@ def test_a_cordoned_stage_moves_the_whole_set(
     rack.delete("cordon")
 
 
+def test_where_the_only_server_is_cordoned_the_rest_waits_for_it(
+    rack: "Rack", simulated: Callable[..., Object], on: Callable[[str], Object]
+) -> None:
+    """Nothing fails, no retry is spent and no event repeated, however long it takes."""
+    rack.nodes("only", 1, memory="8Gi")
+    rack.apply("only", simulated(6, scale=20, parallelism={"data": 6}, **on("only")))
+    rack.wait(
+        "some wait behind their gates",
+        lambda: (
+            any(p["status"].get("phase") == "Running" for p in rack.pods("only"))
+            and any(p["spec"].get("schedulingGates") for p in rack.pods("only"))
+        ),
+    )
+    rack.cluster.kubectl("cordon", "only-0")
+    rack.wait("no server is left", lambda: rack.condition("only", "Planned")["status"] == "False")
+    held = rack.record("only")
+    time.sleep(5)
+    assert rack.record("only") == held
+    assert rack.condition("only", "Failed")["status"] == "False"
+    rack.cluster.kubectl("uncordon", "only-0")
+    rack.ends("only")
+    rack.delete("only")
+
+
 def test_killed_half_way_it_goes_on_with_the_same_plan(
     rack: "Rack", simulated: Callable[..., Object]
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from evenkeel_core.plans import Refusal
 from evenkeel_core.reasons import Reason
 from evenkeel_core.servers import Server
 from evenkeel_kube import names
@@ -222,6 +223,22 @@ def test_a_gated_pod_whose_server_is_cordoned_is_planned_anew(
     assert "a-0" in decision.replan
     assert decision.record is not None
     assert decision.record.retries["a-0"] == 1
+
+
+def test_what_no_server_can_take_now_waits_and_loses_nothing(
+    make_view: Views, servers: dict[str, Server], dag: Object
+) -> None:
+    """The planner was asked and refused: until the servers change there is nothing to do."""
+    view = make_view(dag)
+    pods = tuple(created(view, servers).values())
+    cordoned = {name: replace(server, schedulable=False) for name, server in servers.items()}
+    refusals = (Refusal("a", Reason.SERVER_CORDONED, "all are cordoned"),)
+    for found in (pods, ()):
+        decision = decide(replace(view, pods=found, refusals=refusals), cordoned)
+        assert (decision.replan, decision.record, decision.create) == ({}, None, [])
+        assert (decision.delete, decision.waiting, decision.events) == ([], [], [])
+        assert conditions(decision)["Planned"] == ("False", "ServerCordoned")
+        assert conditions(decision)["Failed"][0] == "False"
 
 
 def test_a_finished_job_is_removed_after_its_time(
