@@ -39,3 +39,8 @@ ANNOTATION_RELEASED = f"{GROUP}/released"
 
 TAINT_SIMULATED = "kwok.x-k8s.io/node"
 """Taint (value ``fake``, NoSchedule) of simulated nodes; only simulator pods tolerate it."""
+
+
+def label(name: str) -> str:
+    """Return a name as the value of a label: 63 characters at most, a letter or digit last."""
+    return name[:63].rstrip("-.")

@@ -146,10 +146,10 @@ def _labels(manifest: Mapping[str, Any], task: Task, subtask: Subtask) -> Object
     engine = task.work.engine.value if isinstance(task.work, Inference) else "template"
     return {
         "app.kubernetes.io/managed-by": "evenkeel",
-        names.LABEL_JOB: manifest["metadata"]["name"][:63].rstrip("-."),
+        names.LABEL_JOB: names.label(manifest["metadata"]["name"]),
         names.LABEL_JOB_UID: manifest["metadata"]["uid"],
-        names.LABEL_SUBTASK: subtask.name[:63].rstrip("-."),
-        names.LABEL_GROUP: subtask.group[:63].rstrip("-."),
+        names.LABEL_SUBTASK: names.label(subtask.name),
+        names.LABEL_GROUP: names.label(subtask.group),
         names.LABEL_ENGINE: engine,
     }
 

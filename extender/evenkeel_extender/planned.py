@@ -47,11 +47,6 @@ class _ConfigMap(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_ConfigMap)
 
 
-def label(subtask: str) -> str:
-    """Return the label value that stands for a subtask."""
-    return subtask[:63].rstrip("-.")
-
-
 def decode(data: bytes) -> JobPlan:
     """Return the plan of a ConfigMap's JSON.
 
@@ -74,13 +69,13 @@ def job_plan(job: str, record: plans.Record) -> JobPlan:
     subtasks = {subtask.name: subtask for subtask in plan.graph.subtasks}
     neighbours: dict[str, list[tuple[str, int]]] = {name: [] for name in subtasks}
     for edge in plan.graph.edges:
-        neighbours[edge.source].append((label(edge.target), edge.data))
-        neighbours[edge.target].append((label(edge.source), edge.data))
+        neighbours[edge.source].append((names.label(edge.target), edge.data))
+        neighbours[edge.target].append((names.label(edge.source), edge.data))
     rows = costs(plan)
     rates = dict(zip(plan.servers, plan.rates, strict=True))
     found: dict[str, Planned] = {}
     for place, row in zip(plan.assignments, plan.rows, strict=True):
         subtask = subtasks[place.subtask]
         near = tuple(neighbours[place.subtask])
-        found[label(place.subtask)] = Planned(plan, subtask, place, rows[row], rates, near)
+        found[names.label(place.subtask)] = Planned(plan, subtask, place, rows[row], rates, near)
     return JobPlan(job, found)

@@ -230,7 +230,7 @@ class _Run:
 
     def _follow(self, group: Group, *, suspended: bool) -> None:
         current = self.record.attempts.get(group.name, 1)
-        attempts = self.by_attempt.get(_label(group.name), {})
+        attempts = self.by_attempt.get(names.label(group.name), {})
         for number, stale in attempts.items():
             if number != current:
                 self._discard(stale.values())
@@ -256,7 +256,7 @@ class _Run:
             self.settings.kill_after,
             self.settings.stuck_after,
         )
-        members = [_label(subtask.name) for subtask in group.members]
+        members = [names.label(subtask.name) for subtask in group.members]
         look = following.look(
             members, found, self.servers, self.now, patience, retry_on_node_loss=anew
         )
@@ -342,8 +342,8 @@ class _Run:
         return {task.name for task in self.job.tasks} - open_tasks
 
     def _may_start(self, group: Group) -> None:
-        found = self.by_attempt[_label(group.name)][self.record.attempts.get(group.name, 1)]
-        own = [found[_label(subtask.name)] for subtask in group.members]
+        found = self.by_attempt[names.label(group.name)][self.record.attempts.get(group.name, 1)]
+        own = [found[names.label(subtask.name)] for subtask in group.members]
         if max(following.number(pod, names.ANNOTATION_NOT_BEFORE) for pod in own) > self.now:
             return
         members = tuple(
@@ -468,11 +468,6 @@ MEMORY_RAISED = 1.25
 """Factor on the memory estimate after an OOM kill."""
 AVOIDED = 16
 """Servers a group remembers to avoid: more would leave it none on a small rack."""
-
-
-def _label(name: str) -> str:
-    """Return a name as it stands in a label."""
-    return name[:63].rstrip("-.")
 
 
 def time_scale(task: Task) -> float:

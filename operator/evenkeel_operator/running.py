@@ -427,11 +427,11 @@ class Operator:
         found = [
             pod
             for pod in view.pods
-            if pod["metadata"]["labels"][names.LABEL_GROUP] == name[:63].rstrip("-.")
+            if pod["metadata"]["labels"][names.LABEL_GROUP] == names.label(name)
             and following.attempt(pod) == attempt
         ]
         shortlists = {
-            place.subtask[:63].rstrip("-."): place.shortlist[: self._settings.shortlist]
+            names.label(place.subtask): place.shortlist[: self._settings.shortlist]
             for place in group.assignments
         }
         return deciding.patches(found, shortlists, group.task, now, self._settings.mode)
