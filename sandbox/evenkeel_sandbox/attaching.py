@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 OPERATOR = "evenkeel-operator"
 EXTENDER = "evenkeel-extender"
 SCHEDULER = "evenkeel-scheduler"
+PROGRAMS = (EXTENDER, SCHEDULER, OPERATOR)
 
 
 def attach(cluster: "Cluster", profiles: Iterable[Mapping[str, Any]], progress: Progress) -> None:
-    """Apply the CRDs and start the operator, the extender and the scheduler that asks it."""
+    """Apply the CRDs and start the operator, the extender and the scheduler that asks it.
+
+    What runs already is left as it is.
+    """
     with progress.step("Starting Evenkeel"):
         definitions = [document for path in _definitions() for document in manifests.load(path)]
         cluster.apply(definitions)
@@ -38,6 +42,11 @@ def attach(cluster: "Cluster", profiles: Iterable[Mapping[str, Any]], progress: 
         _start_extender(cluster)
         _start_scheduler(cluster)
         _start_operator(cluster)
+
+
+def _start(cluster: "Cluster", name: str, argv: list[str]) -> None:
+    if not cluster.processes.identity(name):
+        cluster.start(name, argv)
 
 
 def _definitions() -> list[Path]:
@@ -60,7 +69,7 @@ def _start_extender(cluster: "Cluster") -> None:
     config = cluster.folder / "kubeconfigs" / "extender"
     port = cluster.state.ports[EXTENDER]
     words = ["--kubeconfig", str(config), "--port", str(port)]
-    cluster.start(EXTENDER, [sys.executable, "-m", "evenkeel_extender", *words])
+    _start(cluster, EXTENDER, [sys.executable, "-m", "evenkeel_extender", *words])
     cluster.wait("the extender", lambda: _answers(port, "/readyz"), needs=(EXTENDER,))
 
 
@@ -77,7 +86,7 @@ def _start_operator(cluster: "Cluster") -> None:
     config = cluster.folder / "kubeconfigs" / "operator"
     port = cluster.state.ports[OPERATOR]
     words = ["--kubeconfig", str(config), "--metrics-port", str(port)]
-    cluster.start(OPERATOR, [sys.executable, "-m", "evenkeel_operator", *words])
+    _start(cluster, OPERATOR, [sys.executable, "-m", "evenkeel_operator", *words])
     cluster.wait("the operator", lambda: _answers(port, "/metrics"), needs=(OPERATOR,))
 
 
@@ -97,4 +106,4 @@ def _start_scheduler(cluster: "Cluster") -> None:
         "--bind-address=127.0.0.1",
         f"--secure-port={cluster.state.ports[SCHEDULER]}",
     ]
-    cluster.start(SCHEDULER, argv)
+    _start(cluster, SCHEDULER, argv)

@@ -322,8 +322,8 @@ class Cluster:
             machine.join()
 
     def attached(self, spec: ClusterSpec, progress: Progress = _SILENT) -> Self:
-        """Start Evenkeel on the running cluster if it is wanted and not there."""
-        if spec.evenkeel and attaching.OPERATOR not in self.processes.names():
+        """Start what is wanted of Evenkeel on the running cluster and does not run."""
+        if spec.evenkeel and not all(map(self.processes.identity, attaching.PROGRAMS)):
             attaching.attach(self, spec.profiles, progress)
         return self
 

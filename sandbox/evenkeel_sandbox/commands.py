@@ -146,6 +146,18 @@ def kubeconfig(name: Name = clusters.DEFAULT) -> None:
     sys.stdout.write(f"{Cluster.open(name).kubeconfig}\n")
 
 
+@app.command()
+@_reported
+def volume(
+    claim: Annotated[str, typer.Argument(help="name of the PersistentVolumeClaim")],
+    name: Name = clusters.DEFAULT,
+) -> None:
+    """Provide a claim in namespace default: a folder that all real nodes share."""
+    cluster = Cluster.open(name)
+    said = cluster.kubectl("apply", "-f", "-", stdin=json.dumps(cluster.workspace(claim)))
+    sys.stdout.write(said)
+
+
 @app.command("exec", context_settings={"ignore_unknown_options": True})
 @_reported
 def execute(

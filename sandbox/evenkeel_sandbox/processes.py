@@ -21,7 +21,7 @@ for group in $1; do echo $$ >"$group" || exit 1; done
 read -r stat </proc/$$/stat && printf '%s\\n' "$stat" >"$0" && shift && exec "$@"
 """
 _START_TIME = 22
-_LAUNCHING = 1.0
+_LAUNCHING = 3.0
 """Seconds a process may take from the fork to its record."""
 
 
@@ -159,7 +159,8 @@ class Processes:
         return record.inside is not None or "unshare" in record.argv
 
     def _launched(self, name: str) -> None:
-        _await(self._file(name, ".stat").exists)
+        # The shell opens the file a moment before it writes its one line.
+        _await(lambda: _size(self._file(name, ".stat")) > 0)
 
     def _spawn(self, pid_file: Path, record: Record) -> None:
         log = Path(record.log)
@@ -199,6 +200,10 @@ def children(pid: int) -> Iterator[Identity]:
             identity = parse(Path(f"/proc/{child}/stat").read_text())
             if identity:
                 yield identity
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _await(done: Callable[[], bool]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from evenkeel_core.jobs import Constraints, Toleration
 from evenkeel_kube import plans, pods
+from evenkeel_sandbox import attaching
 from evenkeel_sandbox.clusters import Cluster
 from evenkeel_sandbox.simulated import SimulatedNode
 from evenkeel_sandbox.specs import ClusterSpec
@@ -209,3 +210,16 @@ def test_without_the_extender_pods_are_still_placed(
             "the extender is back", lambda: scheduled.ask("/readyz")["servers"] == len(NODES)
         )
     assert scheduled.ask("/explain/default/t")["bound"] in ("n1", "n2")
+
+
+def test_up_starts_what_does_not_run_any_more(scheduled: Scheduled) -> None:
+    """A second `sandbox up` mends the first, and leaves what runs as it is."""
+    cluster = scheduled.cluster
+    scheduler = cluster.pid("evenkeel-scheduler")
+    cluster.kill("evenkeel-extender")
+    try:
+        again = Cluster.up(cluster.state.name, ClusterSpec(evenkeel=True))
+        assert all(again.processes.identity(name) for name in attaching.PROGRAMS)
+        assert again.pid("evenkeel-scheduler") == scheduler
+    finally:
+        cluster.kill("evenkeel-operator")

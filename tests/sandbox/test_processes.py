@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,3 +112,18 @@ def test_a_command_may_hold_anything() -> None:
     tail = " ".join(["S", *(str(number) for number in range(4, 53))])
     assert processes.parse(f"77 (a) b) c) {tail}") == Identity(77, 22)
     assert processes.parse("") is None
+
+
+def test_a_process_is_not_dead_while_its_record_is_being_written(
+    own: Processes, tmp_path: Path
+) -> None:
+    """The shell opens the file first: whoever reads it then must not take it for empty."""
+    own.start("a", _sleep(tmp_path))
+    stat = next(tmp_path.rglob("a.stat"))
+    written = stat.read_text()
+    stat.write_text("")
+    writer = threading.Timer(0.2, stat.write_text, (written,))
+    writer.start()
+    own.settle()
+    assert own.identity("a") is not None
+    writer.join()
