@@ -63,7 +63,7 @@ def _not_planned(found: cluster.Running, output: Output) -> None:
     from evenkeel_cli.following import condition
 
     said = [condition(found.job, kind) for kind in ("Accepted", "Planned")]
-    reasons = [item for item in said if item and item.get("status") != "True"]
+    reasons = [item for item in said if item.get("status") != "True" and item.get("message")]
     if output is Output.json:
         printing.write_json({"job": found.job["metadata"]["name"], "conditions": reasons})
         return

@@ -389,16 +389,11 @@ class _Run:
         if started is None and (running or succeeded):
             started = reporting.stamp(self.now)
         wanted = self._conditions(suspended=suspended, running=running, started=started)
+        over = "True" in (wanted["Succeeded"][0], wanted["Failed"][0])
         more: Object = {
-            "queuePosition": self.view.position,
+            "queuePosition": 0 if over else self.view.position,
             "completed": reporting.ranges(self.completed),
-            "subtaskCounts": {
-                "total": len(self.groups),
-                "waiting": len(self.groups) - running - succeeded - len(self.failed),
-                "running": running,
-                "succeeded": succeeded,
-                "failed": len(self.failed),
-            },
+            "subtaskCounts": self._counts(),
             "requestCounts": self._requests(),
             "plan": reporting.summary(
                 self.record.plan,
@@ -410,9 +405,24 @@ class _Run:
             more["failed"] = reporting.ranges(self.failed)
         if started is not None:
             more["startTime"] = started
-        if wanted["Succeeded"][0] == "True" or wanted["Failed"][0] == "True":
+        if over:
             more["completionTime"] = reporting.stamp(self.now)
         self.decision.status = _status(self.view, wanted, self.now, **more)
+
+    def _counts(self) -> Object:
+        """Count subtasks: the stages of a coupled set are several."""
+        counts = dict.fromkeys(("total", "waiting", "running", "succeeded", "failed"), 0)
+        for group in self.groups:
+            if group.index in self.completed:
+                state = "succeeded"
+            elif group.index in self.failed:
+                state = "failed"
+            else:
+                running = self.looks[group.name].phase is Phase.RUNNING
+                state = "running" if running else "waiting"
+            counts[state] += len(group.members)
+            counts["total"] += len(group.members)
+        return counts
 
     def _requests(self) -> Object:
         total = completed = 0
@@ -427,6 +437,7 @@ class _Run:
     ) -> reporting.Conditions:
         everything = len(self.completed) == len(self.groups)
         late = self._late(started)
+        counts = self._counts()
         places = [self.looks[group.name].phase for group in self.groups]
         placed = sum(phase in (Phase.RUNNING, Phase.SUCCEEDED) for phase in places)
         wanted = {
@@ -434,8 +445,8 @@ class _Run:
             "Planned": ("True", str(Reason.PLANNED), f"revision {self.record.revision}"),
             "Scheduled": ("True", str(Reason.ALL_BOUND), "")
             if placed == len(places)
-            else ("False", str(Reason.WAITING), f"{len(places) - placed} subtasks wait"),
-            "Running": ("True", str(Reason.RUNNING), f"{running} run")
+            else ("False", str(Reason.WAITING), f"{counts['waiting']} subtasks wait"),
+            "Running": ("True", str(Reason.RUNNING), f"{counts['running']} run")
             if running
             else ("False", str(Reason.WAITING), "none runs"),
             "Succeeded": ("False", str(Reason.RUNNING), ""),

@@ -272,3 +272,17 @@ def test_refusals_say_what_is_missing(dag: Object, servers: dict[str, Server]) -
 @pytest.mark.parametrize("numbers", [[], [0], [0, 1, 2, 3, 7], [5, 3, 4, 9, 10]])
 def test_index_ranges_come_back(numbers: list[int]) -> None:
     assert reporting.indexes(reporting.ranges(numbers)) == set(numbers)
+
+
+def test_the_stages_of_a_set_are_counted_each(
+    make_view: Views, servers: dict[str, Server], dag: Object
+) -> None:
+    """Three subtasks of a pipeline are three, though they start and end together."""
+    spec = {
+        "model": {"uri": "file://llama-3.1-8b-instruct-q4_k_m.gguf"},
+        "runtime": {"engine": "simulator"},
+        "input": {"prompts": ["x"]},
+        "parallelism": {"pipeline": 3, "data": 1},
+    }
+    counts = decide(make_view(dag | {"spec": spec}), servers).status["subtaskCounts"]
+    assert counts == {"total": 3, "waiting": 3, "running": 0, "succeeded": 0, "failed": 0}
