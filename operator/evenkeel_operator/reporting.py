@@ -6,6 +6,7 @@ from typing import Any
 
 from evenkeel_core.plans import Plan, Refusal
 from evenkeel_core.reasons import Reason
+from evenkeel_kube import amounts
 
 Object = dict[str, Any]
 Conditions = Mapping[str, tuple[str, str, str]]
@@ -126,7 +127,8 @@ def refused(refusals: Sequence[Refusal]) -> tuple[str, str]:
     first = refusals[0]
     parts = [first.message]
     if first.resource:
-        parts.append(f"binding resource {first.resource}, missing {first.missing}")
+        missing = amounts.render(first.missing, first.resource)
+        parts.append(f"binding resource {first.resource}, missing {missing}")
     if first.remedy:
         parts.append(first.remedy)
     if len(refusals) > 1:

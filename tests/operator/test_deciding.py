@@ -266,7 +266,7 @@ def test_refusals_say_what_is_missing(dag: Object, servers: dict[str, Server]) -
     decision = decide(View(dag, job, None, None, (), refusals), servers)
     planned = next(c for c in decision.status["conditions"] if c["type"] == "Planned")
     assert (planned["status"], planned["reason"]) == ("False", str(Reason.INSUFFICIENT_RESOURCE))
-    assert "binding resource cpu, missing 1000" in planned["message"]
+    assert "binding resource cpu, missing 1000m" in planned["message"]
 
 
 @pytest.mark.parametrize("numbers", [[], [0], [0, 1, 2, 3, 7], [5, 3, 4, 9, 10]])
