@@ -32,9 +32,9 @@ def structural(kind: type[Api]) -> Schema:
         "description": _sentence(kind.__doc__),
         "required": ["spec"] if "spec" in converted.get("required", []) else [],
         "properties": {
-            "apiVersion": {"type": "string"},
-            "kind": {"type": "string"},
-            "metadata": {"type": "object"},
+            "apiVersion": {"type": "string", "description": "Version of the schema."},
+            "kind": {"type": "string", "description": "Kind of the object."},
+            "metadata": {"type": "object", "description": "Name, labels and the like."},
             **properties,
         },
     }

@@ -60,6 +60,14 @@ def test_everything_a_user_writes_is_bounded(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_every_field_is_documented(name: str) -> None:
+    """`kubectl explain` has a word on each."""
+    for path, part in parts(schema_of(name)):
+        for field, schema in part.get("properties", {}).items():
+            assert schema.get("description", "").endswith("."), f"{path}.{field}"
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_every_rule_says_something(name: str) -> None:
     for path, part in parts(schema_of(name)):
         for rule in part.get("x-kubernetes-validations", ()):

@@ -4,7 +4,7 @@ The simplest job is a model and two prompts. Fields that this release does not b
 are here, validated and documented; a job that needs one says so in its condition Accepted.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
@@ -106,17 +106,24 @@ class Images(Api):
     """Image of each engine variant; the chart has defaults."""
 
     cpu: Image | None = None
+    """For servers with AVX2."""
     cpu_baseline: Image | None = None
+    """For servers without AVX2."""
     cuda: Image | None = None
+    """For NVIDIA GPUs."""
     rocm: Image | None = None
+    """For AMD GPUs."""
     vulkan: Image | None = None
+    """For GPUs reached through Vulkan."""
 
 
 class EnvVar(Api):
     """One environment variable of the engine."""
 
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    """Name of the variable."""
     value: Annotated[str, Field(max_length=4096)] = ""
+    """Its value."""
 
 
 class Runtime(Api):
@@ -172,7 +179,9 @@ class Workload(Api):
     """What one replica must hold at a time."""
 
     max_input_tokens: Annotated[int, Field(ge=1, le=2_000_000)] = 2048
+    """Tokens of the longest request."""
     max_output_tokens: Annotated[int, Field(ge=1, le=2_000_000)] = 256
+    """Tokens of the longest answer."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] = Field(
         default=4, description="Requests a replica works on at the same time."
     )
@@ -182,23 +191,31 @@ class ClaimPath(Api):
     """A file on a PersistentVolumeClaim of the job's namespace."""
 
     claim_name: ObjectName
+    """A PersistentVolumeClaim in the namespace of the job."""
     path: Path
+    """Path within the claim."""
 
 
 class ConfigMapKey(Api):
     """A key of a ConfigMap of the job's namespace."""
 
     name: ObjectName
+    """A ConfigMap in the namespace of the job."""
     key: Annotated[str, Field(max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = "requests.jsonl"
+    """Its key that holds the lines."""
 
 
 class RequestDefaults(Api):
     """Fields of requests that lack them."""
 
     max_tokens: Annotated[int, Field(ge=1, le=2_000_000)] | None = None
+    """Tokens of the answer at most."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Sampling temperature; 0 takes the likeliest token."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of probability that is sampled from."""
     seed: int | None = None
+    """Seed of the sampling."""
     system: Annotated[str, Field(max_length=MAX_PROMPT)] | None = Field(
         default=None, description="System message put before plain prompts."
     )
@@ -282,6 +299,10 @@ class TaskInference(Api):
     output: TaskOutput
 
 
+def _text(description: str, most: int) -> dict[str, Any]:
+    return {"type": "string", "description": description, "maxLength": most}
+
+
 class PodTemplate(Api):
     """A user's pod, as in a Job's ``spec.template``."""
 
@@ -311,12 +332,13 @@ class PodTemplate(Api):
             "properties": {
                 "containers": {
                     "type": "array",
+                    "description": "As of a Pod.",
                     "maxItems": 16,
                     "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
                 },
-                "restartPolicy": {"type": "string", "maxLength": 16},
-                "schedulerName": {"type": "string", "maxLength": 253},
-                "nodeName": {"type": "string", "maxLength": 253},
+                "restartPolicy": _text("Never; what failed is started anew as a pod.", 16),
+                "schedulerName": _text("To be left out: Evenkeel's own is set.", 253),
+                "nodeName": _text("To be left out: use nodeSelector kubernetes.io/hostname.", 253),
             },
         },
     )
@@ -326,9 +348,11 @@ class TemplateMetadata(Api):
     """Labels and annotations of the pods of a template."""
 
     labels: Labels = Field(default={})
+    """Labels of the pods."""
     annotations: Annotated[
         dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=32)
     ] = Field(default={})
+    """Annotations of the pods."""
 
 
 class Task(Api):
@@ -353,6 +377,7 @@ class Task(Api):
     name: Annotated[
         str, Field(min_length=1, max_length=32, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
     ]
+    """Name of the task within the job."""
     template: PodTemplate | None = Field(default=None, description="A pod that is run as it is.")
     inference: TaskInference | None = Field(
         default=None, description="Requests put through a model."
@@ -390,6 +415,7 @@ class ClaimName(Api):
     """A PersistentVolumeClaim of the job's namespace."""
 
     claim_name: ObjectName
+    """A PersistentVolumeClaim in the namespace of the job."""
 
 
 class Spec(Api):
@@ -445,6 +471,7 @@ class Spec(Api):
     )
     workload: Workload = Field(default=Workload())
     objective: Literal["throughput", "latency"] = "throughput"
+    """What is made best: Throughput ends the last subtask early, Latency the mean one."""
     cost_model: Literal["Auto", "Seconds", "Shares"] = Field(
         default="Auto", description="The matrix that is factorised: seconds, or demand shares."
     )
@@ -470,10 +497,14 @@ class Spec(Api):
     workspace: Workspace | None = None
     resources: Resources | None = None
     node_selector: Labels | None = None
+    """Labels a server must have."""
     tolerations: Annotated[list["JobToleration"], Field(max_length=32)] | None = None
+    """Taints of servers that are tolerated."""
     affinity: Loose | None = Field(default=None, description="Affinity of the job's pods.")
     runtime_class_name: ObjectName | None = None
+    """RuntimeClass of the pods."""
     image_pull_secrets: Annotated[list["SecretName"], Field(max_length=8)] | None = None
+    """Secrets for pulling the images."""
     priority_class_name: ObjectName | None = Field(
         default=None, description="Jobs of higher priority are planned first."
     )
@@ -481,6 +512,7 @@ class Spec(Api):
         default=3, description="Failures of one subtask that are the subtask's own fault."
     )
     active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    """Seconds after its start in which the job must end, else it fails."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
         default=None, description="The job is deleted so long after its end; its output stays."
     )
@@ -494,83 +526,121 @@ class JobToleration(Api):
     """A toleration of the job's pods."""
 
     key: Annotated[str, Field(max_length=317)] = ""
+    """Key of the taint; every key where it is left out and operator is Exists."""
     operator: Literal["Exists", "Equal"] = "Equal"
+    """Equal or Exists."""
     value: Annotated[str, Field(max_length=63)] = ""
+    """Value of the taint, for operator Equal."""
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    """Effect of the taint; every effect where it is left out."""
     toleration_seconds: Annotated[int, Field(ge=0)] | None = None
+    """Seconds a NoExecute taint is tolerated; always where it is left out."""
 
 
 class SecretName(Api):
     """A secret for pulling images."""
 
     name: ObjectName
+    """A Secret in the namespace of the job."""
 
 
 class RequestCounts(Api):
     """How many requests there are and what became of them."""
 
     total: int = 0
+    """Requests there are."""
     completed: int = 0
+    """Requests that were answered."""
     failed: int = 0
+    """Requests that got an error."""
 
 
 class SubtaskCounts(Api):
     """How many subtasks there are and how far they are."""
 
     total: int = 0
+    """Subtasks there are."""
     waiting: int = 0
+    """Subtasks that do not run yet."""
     running: int = 0
+    """Subtasks that run."""
     succeeded: int = 0
+    """Subtasks that succeeded."""
     failed: int = 0
+    """Subtasks that failed for good."""
 
 
 class InspectedModel(Api):
     """What was found out about the model."""
 
     name: Text = ""
+    """Name of the model."""
     layers: int = 0
+    """How many layers it has."""
     size_bytes: int = 0
+    """Size of the weights."""
     source: Text = ""
+    """Where the facts come from."""
 
 
 class InspectedInput(Api):
     """What was found out about the input."""
 
     requests: int = 0
+    """How many requests there are."""
     mean_input_tokens: float = 0
+    """Mean tokens of a request."""
     mean_output_tokens: float = 0
+    """Mean tokens expected of an answer."""
 
 
 class PlannedSubtask(Api):
     """One row of the plan."""
 
     name: Text
+    """Name of the subtask."""
     server: Text
+    """The server it is planned for."""
     layers: Text = ""
+    """The layers it holds, FIRST-END."""
     weight_bytes: int = 0
+    """Weights it holds."""
     predicted_seconds: float = 0
+    """What it should take there."""
 
 
 class Factorisation(Api):
     """What the low-rank step did."""
 
     rank: int
+    """Rank of the factors."""
     explained: float
+    """Share of the energy beyond the means that the factors explain."""
     error: float
+    """Root mean square of the relative error of the fit."""
     cost_from_factors: float
+    """Cost of the start that the factors gave, seconds."""
     cost_final: float
+    """Cost of the plan, seconds."""
 
 
 class PlanSummary(Api):
     """The plan, summed up; the whole of it is in the ConfigMap."""
 
     revision: int = 0
+    """Goes up with every new plan."""
     config_map: Text = ""
+    """ConfigMap that holds the whole plan."""
     subtasks: Annotated[list[PlannedSubtask], Field(max_length=MAX_PLAN_ROWS)] = Field(default=[])
+    """The first subtasks of the plan."""
     total_subtasks: int = 0
+    """Subtasks of the plan."""
     makespan_seconds: float = 0
+    """Predicted seconds until the last subtask ends."""
     potential: float = 0
+    """The game's potential at the end."""
     stable: bool = False
+    """No server could claim a subtask that would be better off."""
     factorisation: Factorisation | None = None
 
 
@@ -578,7 +648,9 @@ class Migrations(Api):
     """What was moved while it ran."""
 
     count: int = 0
+    """Migrations so far."""
     last: Text = ""
+    """Time of the last one."""
 
 
 Time = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
@@ -589,6 +661,7 @@ class Status(Api):
     """What is."""
 
     observed_generation: int | None = None
+    """Generation of the spec that the status is about."""
     conditions: Annotated[
         list[Condition],
         Field(
@@ -599,13 +672,17 @@ class Status(Api):
             },
         ),
     ] = Field(default=[])
+    """How far the job is, and why not farther."""
     state: Text | None = Field(
         default=None, description="The conditions in one word, for the printer column only."
     )
     queue_position: int | None = Field(default=None, description="Jobs that go first.")
     start_time: Time | None = None
+    """Time at which the first subtask ran."""
     completion_time: Time | None = None
+    """Time at which the job ended."""
     estimated_completion_time: Time | None = None
+    """Time at which it should end."""
     request_counts: RequestCounts | None = None
     subtask_counts: SubtaskCounts | None = None
     completed: Ranges | None = Field(
@@ -624,9 +701,12 @@ class Status(Api):
     input: InspectedInput | None = None
     plan: PlanSummary | None = None
     predicted_tokens_per_second: float | None = None
+    """Rate the plan predicts."""
     observed_tokens_per_second: float | None = None
+    """Rate that was observed."""
     migrations: Migrations | None = None
     output_location: Text | None = None
+    """Where the results are."""
 
 
 class InferenceJob(Api):

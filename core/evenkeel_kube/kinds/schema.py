@@ -19,7 +19,11 @@ class Api(BaseModel):
     """A part of a kind: unknown fields are refused here, pruned by the API server."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
     )
 
 
@@ -75,6 +79,7 @@ class Condition(Api):
 
     type: Annotated[str, Field(max_length=64)] = Field(description="Name of the condition.")
     status: Annotated[str, Field(pattern="^(True|False|Unknown)$", max_length=7)]
+    """True, False or Unknown."""
     reason: Annotated[str, Field(max_length=128)] = Field(
         description="Why, as one word; see the reference of reasons."
     )

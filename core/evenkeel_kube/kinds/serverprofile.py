@@ -24,6 +24,7 @@ class Accelerator(Api):
         default="nvidia.com/gpu", description="Extended resource that requests one."
     )
     count: Annotated[int, Field(ge=0, le=64)] | None = None
+    """How many there are."""
     memory_bytes: Annotated[int, Field(ge=0, le=2**50)] | None = Field(
         default=None, description="Of one device."
     )
@@ -35,9 +36,11 @@ class Processor(Api):
     """The processors together."""
 
     product: Annotated[str, Field(max_length=128)] | None = None
+    """Product, e.g. EPYC-7763."""
     features: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=128)] = Field(
         default=[]
     )
+    """CPU features, e.g. avx2."""
     flops: Rate | None = Field(default=None, description="Dense FLOP/s of all cores.")
     bandwidth: Rate | None = Field(default=None, description="Bytes/s of the memory.")
 
@@ -47,15 +50,19 @@ class Hardware(Api):
 
     processor: Processor | None = None
     memory_bytes: Annotated[int, Field(ge=0, le=2**60)] | None = None
+    """Main memory."""
     accelerators: Annotated[list[Accelerator], Field(max_length=16)] | None = None
+    """Accelerators by kind."""
     link_bandwidth: Rate | None = Field(default=None, description="Bytes/s of the network link.")
     link_latency_seconds: Annotated[float, Field(ge=0, le=60)] | None = None
+    """Latency of the link to other servers, one way."""
     load_bandwidth: Rate | None = Field(
         default=None, description="Bytes/s at which weights are read into memory."
     )
     engine_variants: Annotated[
         list[Literal["cpu", "cpuBaseline", "cuda", "rocm", "vulkan"]], Field(max_length=8)
     ] = Field(default=[])
+    """Builds of the engine that run here."""
 
 
 class Reserve(Api):
@@ -76,8 +83,11 @@ class Figure(Api):
     """Where one figure comes from."""
 
     name: Text
+    """What is figured."""
     source: Text
+    """Where it comes from."""
     confidence: Share = 1.0
+    """How far it is believed, 0 to 1."""
 
 
 class ProbedHardware(Hardware):
@@ -86,34 +96,48 @@ class ProbedHardware(Hardware):
     probe_time: Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})] | (
         None
     ) = None
+    """Time of the last probe."""
     figures: Annotated[list[Figure], Field(max_length=64)] = Field(default=[])
+    """Where each figure comes from and how far it is believed."""
 
 
 class Estimate(Api):
     """Measured efficiencies of one model on one engine."""
 
     model: Text
+    """The model it was observed with."""
     engine: Text
+    """The engine it was observed with."""
     compute: Annotated[float, Field(gt=0, le=10)]
+    """Share of the peak compute rate that is reached."""
     memory: Annotated[float, Field(gt=0, le=10)]
+    """Share of the memory bandwidth that is reached."""
     layer_seconds: Annotated[float, Field(ge=0, le=60)]
+    """Fixed seconds a layer."""
     uncertainty: Annotated[float, Field(ge=0, le=100)]
+    """Standard deviation of the log of the estimate."""
     samples: Annotated[int, Field(ge=0)]
+    """Observations it rests on."""
 
 
 class PresentModel(Api):
     """Weights on the server."""
 
     name: Text
+    """Name of the file."""
     sha256: Sha256 | None = None
+    """Its checksum."""
     size_bytes: Annotated[int, Field(ge=0, le=2**50)] = 0
+    """Its size."""
 
 
 class Load(Api):
     """What the server is busy with."""
 
     queue_seconds: Annotated[float, Field(ge=0)] = 0
+    """Seconds of work that wait."""
     observed_time: Annotated[str, Field(max_length=40)] | None = None
+    """Time of the observation."""
 
 
 class Status(Api):
@@ -129,9 +153,12 @@ class Status(Api):
             },
         ),
     ] = Field(default=[])
+    """What is known of the server, and what not."""
     hardware: ProbedHardware | None = None
     calibration: Annotated[list[Estimate], Field(max_length=256)] | None = None
+    """Rates learnt from observed times."""
     models: Annotated[list[PresentModel], Field(max_length=256)] | None = None
+    """Models present on its disk."""
     load: Load | None = None
 
 
