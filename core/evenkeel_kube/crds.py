@@ -34,7 +34,8 @@ def structural(kind: type[Api]) -> Schema:
         "properties": {
             "apiVersion": {"type": "string", "description": "Version of the schema."},
             "kind": {"type": "string", "description": "Kind of the object."},
-            "metadata": {"type": "object", "description": "Name, labels and the like."},
+            # The API server documents it itself and allows nothing here.
+            "metadata": {"type": "object"},
             **properties,
         },
     }

@@ -64,7 +64,8 @@ def test_every_field_is_documented(name: str) -> None:
     """`kubectl explain` has a word on each."""
     for path, part in parts(schema_of(name)):
         for field, schema in part.get("properties", {}).items():
-            assert schema.get("description", "").endswith("."), f"{path}.{field}"
+            said = schema.get("description", "").endswith(".")
+            assert said or field == "metadata", f"{path}.{field}"
 
 
 @pytest.mark.parametrize("name", ALL)
