@@ -203,9 +203,13 @@ class Cluster:
         for node in nodes:
             self.api.create("/api/v1/nodes", node.manifest())
 
+    def volume(self, claim: str) -> Path:
+        """Return the folder of the host behind a claim made by `workspace`."""
+        return self.folder / "volumes" / claim
+
     def workspace(self, claim: str, size: str = "1Gi") -> dict[str, Any]:
         """Return a claim and its volume: a folder of the host, the same on every real node."""
-        path = self.folder / "volumes" / claim
+        path = self.volume(claim)
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o777)
         common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
@@ -264,12 +268,12 @@ class Cluster:
         return [node["metadata"]["name"] for node in items if not _ready(node)]
 
     def summary(self) -> dict[str, Any]:
-        """Return what there is, as data."""
+        """Return what there is, as data; `problem` says why the nodes are not known."""
         processes = [
             {"name": name, "pid": self.pid(name), "log": self.processes.record(name).log}
             for name in self.processes.names()
         ]
-        items = self.api.get("/api/v1/nodes")["items"] if self.running else []
+        items, problem = self._listed()
         real = {node.name for node in self.state.nodes}
         nodes = [
             {
@@ -286,7 +290,17 @@ class Cluster:
             "server": self.state.server,
             "processes": processes,
             "nodes": nodes,
+            "problem": problem,
         }
+
+    def _listed(self) -> tuple[list[dict[str, Any]], str | None]:
+        """Return the nodes, or none and why: a broken cluster is when people ask for its status."""
+        if not self.running:
+            return [], "etcd or the API server is dead, or the start was cut short"
+        try:
+            return self.api.get("/api/v1/nodes")["items"], None
+        except (ApiError, UnreachableError) as error:
+            return [], str(error)
 
     def down(self, progress: Progress = _SILENT) -> None:
         """Stop and remove everything of this sandbox."""

@@ -201,6 +201,9 @@ def _show(cluster: Cluster, output: Output) -> None:
         state = "[green]runs" if process["pid"] else "[red]dead"
         table.add_row(process["name"], state, str(process["pid"] or ""))
     _out.print(table)
+    if summary["problem"]:
+        _out.print(f"The nodes are not known: {summary['problem']}.", style="red", highlight=False)
+        return
     nodes = Table("nodes", "count", "ready")
     for kind in ("real", "simulated"):
         found = [node for node in summary["nodes"] if node["kind"] == kind]

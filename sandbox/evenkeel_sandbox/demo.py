@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ EXAMPLES = ("llama-8b-batch", "llama-70b-pipeline", "dag")
 SERVERS = ROOT / "examples" / "servers.yaml"
 TIMEOUT = 300.0
 """Seconds until the demo gives up; a warm run takes a fifth of it."""
+CLAIM = "dag-workspace"
+"""The claim that the DAG example's tasks share."""
+RESULT_LINES = 8
 ROWS = 12
 """Subtasks of one job that are listed; the rest is counted."""
 
@@ -186,9 +190,13 @@ class Demo:
         for job in jobs:
             selector = f"{names.LABEL_JOB_UID}={job['metadata']['uid']}"
             self.console.print(outcome_table(job, self.get("pods", "-l", selector)))
-        last = self.get("pods", "-l", f"{names.LABEL_JOB}=dag", "--sort-by=.status.startTime")[-1]
-        self.console.print("result of the DAG, from the log of its last task:", style="bold")
-        self.console.print(self.cluster.kubectl("logs", last["metadata"]["name"]).strip())
+        result = self.cluster.volume(CLAIM) / "result.txt"
+        if not result.exists():
+            self.console.print(f"the DAG left no result file {result}", style="red")
+            return
+        self.console.print("first lines of the DAG's result file, result.txt:", style="bold")
+        with result.open(encoding="utf-8") as file:
+            self.console.print("".join(islice(file, RESULT_LINES)).rstrip())
 
 
 @contextmanager
@@ -201,7 +209,7 @@ def cluster(name: str, console: Console, *, keep: bool) -> Iterator[Cluster]:
     )
     found = Cluster.up(name, spec, shown(console))
     try:
-        found.kubectl("apply", "-f", "-", stdin=json.dumps(found.workspace("dag-workspace")))
+        found.kubectl("apply", "-f", "-", stdin=json.dumps(found.workspace(CLAIM)))
         yield found
     finally:
         if keep:

@@ -1,5 +1,6 @@
 """`down` leaves nothing behind, whatever became of the sandbox before."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -42,7 +43,11 @@ def test_after_kill_9_of_everything_and_a_frozen_node(
     for process in leftovers(cluster.state)["processes"]:  # type: ignore[attr-defined]
         pid = int(process.split()[0])
         if pid != os.getpid():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # gone with the init it lived under
+                os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 10
+    while cluster.running and time.monotonic() < end:
+        time.sleep(0.05)
     assert not cluster.running
     assert clusters.down(cluster.state.name)
     assert leftovers(cluster.state) == {}
