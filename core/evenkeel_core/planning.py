@@ -339,7 +339,8 @@ def _regraph(
     subtasks: list[Subtask] = []
     for group, members in old.items():
         if group not in groups or members[0].layers is None or members[0].requests is None:
-            subtasks += members
+            # As the tasks may run now: what a claim allows changes when it is bound.
+            subtasks += (replace(m, constraints=tasks[m.task].constraints) for m in members)
             continue
         shunned = set(avoid.get(group, ()))
         taken = {s.server for s in previous.graph.subtasks if s.group not in groups}

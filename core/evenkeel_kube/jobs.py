@@ -435,12 +435,17 @@ def _terms(affinity: Object) -> tuple[Term, ...]:
     """Return the required node affinity of a pod spec."""
     required = (affinity.get("nodeAffinity") or {}).get(
         "requiredDuringSchedulingIgnoredDuringExecution"
-    ) or {}
+    )
+    return node_terms(required or {})
+
+
+def node_terms(selector: Object) -> tuple[Term, ...]:
+    """Return the terms of a node selector, of which one must hold."""
     return tuple(
         tuple(
             Expression(item["key"], item["operator"], tuple(item.get("values") or ()), field)
             for key, field in (("matchExpressions", False), ("matchFields", True))
             for item in term.get(key) or ()
         )
-        for term in required.get("nodeSelectorTerms") or ()
+        for term in selector.get("nodeSelectorTerms") or ()
     )

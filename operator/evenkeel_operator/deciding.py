@@ -7,7 +7,7 @@ alone; the next pass, which sees it recorded, does the rest.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -272,6 +272,8 @@ class _Run:
         gone = set()
         for subtask, place in zip(group.members, group.assignments, strict=True):
             server = self.servers.get(place.server)
+            # As the task may run now: a claim may have been bound since the plan was made.
+            subtask = replace(subtask, constraints=group.task.constraints)
             if server is None or checks.reason(subtask, server) is not None:
                 gone.add(place.server)
         return tuple(sorted(gone))

@@ -11,6 +11,7 @@ from evenkeel_core.releasing import Occupied
 from evenkeel_core.servers import Server
 from evenkeel_kube import client, names, nodes, plans, reflecting
 from evenkeel_kube.client import Client
+from evenkeel_kube.volumes import Storage
 from evenkeel_operator import following
 
 Object = dict[str, Any]
@@ -41,10 +42,20 @@ class Caches:
             client.path("v1", "configmaps"), {"labelSelector": f"{names.LABEL_PLAN}=true"}
         )
         self.priorities = watch(client.path("scheduling.k8s.io/v1", "priorityclasses"))
+        self.claims = watch(client.path("v1", "persistentvolumeclaims"))
+        self.volumes = watch(client.path("v1", "persistentvolumes"))
 
     def all(self) -> tuple[reflecting.Reflector[Object], ...]:
         """Return every reflector."""
-        return (self.pods, self.nodes, self.profiles, self.plans, self.priorities)
+        return (
+            self.pods,
+            self.nodes,
+            self.profiles,
+            self.plans,
+            self.priorities,
+            self.claims,
+            self.volumes,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +67,24 @@ class Snapshot:
     """Uid of the job to its pods."""
     own: tuple[Object, ...]
     """Every pod of every job."""
+    storage: Storage
 
     def signature(self) -> int:
         """Return a number that changes when it may pay to plan a refused job anew."""
-        return hash(
-            tuple(
-                (
-                    server.name,
-                    tuple(sorted(server.plannable.items())),
-                    tuple(sorted(server.labels.items())),
-                    server.taints,
-                    server.ready,
-                    server.schedulable,
-                    server.accelerators,
-                    server.models,
-                )
-                for server in self.servers.values()
+        servers = tuple(
+            (
+                server.name,
+                tuple(sorted(server.plannable.items())),
+                tuple(sorted(server.labels.items())),
+                server.taints,
+                server.ready,
+                server.schedulable,
+                server.accelerators,
+                server.models,
             )
+            for server in self.servers.values()
         )
+        return hash((servers, self.storage.bindings()))
 
 
 class Servers:
@@ -105,7 +116,10 @@ def snapshot(caches: Caches, servers: Servers) -> Snapshot:
     for pod in own:
         by_job.setdefault(pod["metadata"]["labels"][names.LABEL_JOB_UID], []).append(pod)
     return Snapshot(
-        servers.of(caches, every), {uid: tuple(found) for uid, found in by_job.items()}, own
+        servers.of(caches, every),
+        {uid: tuple(found) for uid, found in by_job.items()},
+        own,
+        Storage(dict(caches.claims.items), dict(caches.volumes.items), every),
     )
 
 

@@ -19,7 +19,7 @@ from evenkeel_core import admitting, planning, releasing
 from evenkeel_core.jobs import Job
 from evenkeel_core.plans import Plan, Refusal
 from evenkeel_core.reasons import Reason
-from evenkeel_kube import client, jobs, names, plans
+from evenkeel_kube import client, jobs, names, plans, volumes
 from evenkeel_kube.client import ApiError, Client
 from evenkeel_operator import deciding, following, gathering, handlers, metrics, reporting
 from evenkeel_operator.acting import JOBS, Actor
@@ -192,6 +192,8 @@ class Operator:
             if memory.signature != signature:
                 memory.refusals, memory.signature = (), signature
             read, problem = await self._read(job, memory)
+            if read is not None:
+                read = volumes.confined(read, job, snapshot.storage)
             views[key] = View(
                 manifest=job,
                 job=read,

@@ -112,6 +112,66 @@ def test_tasks_run_on_real_kubelets_in_their_order(rack: "Rack") -> None:
     rack.delete("order")
 
 
+def test_a_claim_bound_by_its_first_consumer_draws_the_later_tasks_to_its_server(
+    rack: "Rack",
+) -> None:
+    where = "kubernetes.io/hostname"
+    common = {"accessModes": ["ReadWriteOnce"], "storageClassName": "late"}
+    documents: list[Object] = [
+        {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {"name": "late"},
+            "provisioner": "kubernetes.io/no-provisioner",
+            "volumeBindingMode": "WaitForFirstConsumer",
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": "late"},
+            "spec": {
+                **common,
+                "capacity": {"storage": "1Gi"},
+                "hostPath": {"path": str(rack.cluster.volume("late"))},
+                "nodeAffinity": {
+                    "required": {
+                        "nodeSelectorTerms": [
+                            {
+                                "matchExpressions": [
+                                    {"key": where, "operator": "In", "values": ["worker-2"]}
+                                ]
+                            }
+                        ]
+                    }
+                },
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "late", "namespace": "default"},
+            "spec": {**common, "resources": {"requests": {"storage": "1Gi"}}},
+        },
+    ]
+    rack.cluster.volume("late").mkdir(parents=True)
+    rack.cluster.kubectl(
+        "apply",
+        "-f",
+        "-",
+        stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}),
+    )
+    volumes = [{"name": "late", "persistentVolumeClaim": {"claimName": "late"}}]
+    tasks = [
+        {"name": name, "template": template("true", volumes=volumes), "estimatedSeconds": 1, **more}
+        for name, more in (("first", {}), ("second", {"dependsOn": ["first"], "shards": 6}))
+    ]
+    rack.apply("late", {"tasks": tasks, "backoffLimit": 0})
+    rack.ends("late", seconds=120)
+    assert {pod["spec"]["nodeName"] for pod in rack.pods("late")} == {"worker-2"}
+    assert rack.record("late").failures == {}
+    rack.delete("late")
+
+
 def test_a_failure_is_retried_and_then_is_the_jobs(rack: "Rack") -> None:
     rack.apply(
         "fails",
