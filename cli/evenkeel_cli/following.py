@@ -64,7 +64,7 @@ def lines(running: Running) -> list[Line]:
 def _line(running: Running, record: plans.Record, place: Assignment, subtask: Subtask) -> Line:
     job = running.job
     attempt = record.attempts.get(subtask.group, 1)
-    name = pods.pod_name(job["metadata"]["name"], subtask.name, attempt)
+    name = pods.pod_name(job["metadata"], subtask.name, attempt)
     pod = running.pods.get(name)
     took = None if pod is None else seconds(pod)
     return Line(

@@ -55,6 +55,14 @@ class Reason(StrEnum):
         "no assignment of whole subtasks brings the loads into the wanted band",
     )
 
+    PLAN_NOT_WRITTEN = "PlanNotWritten", "the plan could not be put on record"
+    PLAN_NOT_READABLE = "PlanNotReadable", "the plan on record can not be read by this release"
+    POD_NOT_CREATED = "PodNotCreated", "the API server refuses a pod of the job"
+    DEFECT = (
+        "Defect",
+        "the operator failed on this job, and only on this one: its log has the traceback",
+    )
+
     # Life of a job.
     ACCEPTED = "Accepted", "the job can be worked on"
     NOT_ACCEPTED = "NotAccepted", "the job breaks a rule that the API server can not check"
@@ -71,6 +79,13 @@ class Reason(StrEnum):
     ATTEMPT_FAILED = "AttemptFailed", "the container failed; counts against backoffLimit"
     DISRUPTED = "Disrupted", "the pod was evicted, preempted or its node went away; a free retry"
     REJECTED_BY_NODE = "RejectedByNode", "the kubelet refused the pod (OutOf…); a free retry"
-    OUT_OF_MEMORY = "OutOfMemory", "the container was OOMKilled; the memory estimate is raised"
+    OUT_OF_MEMORY = (
+        "OutOfMemory",
+        "the container was OOMKilled; an engine gets a higher memory estimate",
+    )
+    NOT_STARTED = (
+        "NotStarted",
+        "the container did not start there (its image or a volume); a free retry elsewhere",
+    )
     GANG_TIMEOUT = "GangTimeout", "not every member was bound in time; the set starts anew"
     REPLANNED = "Replanned", "no server of the shortlist is possible any more"

@@ -203,6 +203,30 @@ def _of_template(pod: Object, where: str) -> Rules:
     yield "schedulerName" not in pod, f"{where}.schedulerName must not be set: Evenkeel has its own"
     message = f"{where}.nodeName must not be set: use nodeSelector kubernetes.io/hostname"
     yield "nodeName" not in pod, message
+    yield from _of_shapes(pod, where)
+
+
+LISTS = ("initContainers", "volumes", "tolerations", "schedulingGates", "imagePullSecrets")
+
+
+def _of_shapes(pod: Object, where: str) -> Rules:
+    """Check the shape of what is read of a template before the API server looks into it."""
+    for field in ("containers", *LISTS):
+        yield _listed(pod.get(field)), f"{where}.{field} must be a list of objects"
+    for field in ("containers", "initContainers"):
+        containers = pod.get(field) or []
+        for container in containers if _listed(containers) else []:
+            env = container.get("env")
+            yield _listed(env), f"{where}.{field}.env must be a list of objects"
+    for field in ("nodeSelector", "affinity"):
+        mapped = pod.get(field) is None or isinstance(pod[field], dict)
+        yield mapped, f"{where}.{field} must be an object"
+
+
+def _listed(value: object) -> bool:
+    return value is None or (
+        isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    )
 
 
 # Inference
@@ -320,7 +344,7 @@ def _line(line: str, answer: int) -> tuple[int, int]:
         text = body.get("prompt") or [m.get("content", "") for m in body.get("messages", ())]
         size = prompt_tokens(text if isinstance(text, str) else "".join(map(str, text)))
         return size, max(1, int(wanted))
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, ArithmeticError, RecursionError):
         return 1, 1
 
 
@@ -384,6 +408,7 @@ def _constraints(spec: api.Spec, pod: Object, *, simulated: bool) -> Constraints
     own = [toleration.model_dump(by_alias=True) for toleration in spec.tolerations or ()]
     try:
         tolerations = [toleration(item) for item in [*own, *(pod.get("tolerations") or ())]]
+        hash(tuple(tolerations))
     except (AttributeError, TypeError):
         raise InvalidJob("template.spec.tolerations: must be a list of tolerations") from None
     if simulated:
@@ -391,10 +416,17 @@ def _constraints(spec: api.Spec, pod: Object, *, simulated: bool) -> Constraints
     job_terms = _stated_terms(spec.affinity, "spec.affinity")
     pod_terms = _stated_terms(pod.get("affinity"), "template.spec.affinity")
     return Constraints(
-        node_selector={**(spec.node_selector or {}), **(pod.get("nodeSelector") or {})},
+        node_selector={**(spec.node_selector or {}), **_stated_selector(pod)},
         tolerations=tuple(tolerations),
         required=both(job_terms, pod_terms),
     )
+
+
+def _stated_selector(pod: Object) -> dict[str, str]:
+    selector: dict[str, str] = pod.get("nodeSelector") or {}
+    if not all(isinstance(value, str) for value in selector.values()):
+        raise InvalidJob("template.spec.nodeSelector: must be a map of labels to their values")
+    return selector
 
 
 def both(left: tuple[Term, ...], right: tuple[Term, ...]) -> tuple[Term, ...]:
@@ -425,6 +457,8 @@ def _stated_terms(affinity: Object | None, field: str) -> tuple[Term, ...]:
         message = "nodeSelectorTerms must be a list of matchExpressions with key and operator"
         raise InvalidJob(f"{field}.nodeAffinity: {message}") from None
     for expression in (expression for term in terms for expression in term):
+        if not isinstance(expression.key, str):
+            raise InvalidJob(f"{field}.nodeAffinity: key must be a label's name")
         if expression.operator not in OPERATORS:
             known = ", ".join(OPERATORS)
             raise InvalidJob(f"{field}.nodeAffinity: operator must be one of {known}")

@@ -32,6 +32,9 @@ ANNOTATION_WORK = f"{GROUP}/work"
 ANNOTATION_RUN_SECONDS = f"{GROUP}/run-seconds"
 """Simulator only: how long the pod really runs, in real seconds."""
 
+ANNOTATION_TIME_SCALE = f"{GROUP}/time-scale"
+"""Simulator only: simulated seconds that pass in one real second; absent is 1."""
+
 ANNOTATION_NOT_BEFORE = f"{GROUP}/not-before"
 """Seconds since the epoch by the operator's clock: the gate stays until then (back-off)."""
 ANNOTATION_RELEASED = f"{GROUP}/released"

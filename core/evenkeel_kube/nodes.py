@@ -1,10 +1,21 @@
 """Nodes and ServerProfiles to `Server`s, and what other pods take from them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from evenkeel_core import facts
-from evenkeel_core.quantities import CPU, GIB, MEMORY, MILLI, Bytes, Seconds, Vector, minus, plus
+from evenkeel_core.quantities import (
+    CPU,
+    GIB,
+    MEMORY,
+    MILLI,
+    PODS,
+    Bytes,
+    Seconds,
+    Vector,
+    minus,
+    plus,
+)
 from evenkeel_core.servers import (
     CONTROL_PLANE_RESERVE,
     DEFAULT_RESERVE_SHARE,
@@ -263,18 +274,53 @@ def occupies(pod: Object) -> bool:
     return pod.get("status", {}).get("phase") not in FINISHED
 
 
+SUBTASK_LABELS = (names.LABEL_JOB_UID, names.LABEL_GROUP, names.LABEL_SUBTASK)
+
+
+def job_of(pod: Object) -> str:
+    """Return ``namespace/uid`` of the job whose subtask a pod is; empty where it is of none."""
+    metadata = pod["metadata"]
+    labels = metadata.get("labels") or {}
+    if not all(labels.get(key) for key in SUBTASK_LABELS):
+        return ""
+    return owner(metadata.get("namespace", ""), labels, metadata.get("ownerReferences"))
+
+
+def owner(namespace: str, labels: Object, references: Iterable[Object] | None) -> str:
+    """Return ``namespace/uid`` of the job that an object's label names and that controls it.
+
+    Labels are anybody's to write, in any namespace: alone they make nothing ours.
+    """
+    uid = labels.get(names.LABEL_JOB_UID)
+    controlled = any(
+        reference.get("controller")
+        and reference.get("uid") == uid
+        and reference.get("kind") == "InferenceJob"
+        and str(reference.get("apiVersion", "")).startswith(f"{names.GROUP}/")
+        for reference in references or ()
+    )
+    return f"{namespace}/{uid}" if uid and controlled else ""
+
+
 def ours(pod: Object) -> bool:
     """Tell whether a pod is one of a job's subtasks."""
-    return names.LABEL_JOB_UID in (pod["metadata"].get("labels") or {})
+    return bool(job_of(pod))
 
 
-def foreign(pods: Iterable[Object]) -> dict[str, dict[str, int]]:
+def taken_by(pod: Object) -> dict[str, int]:
+    """Return what a bound pod takes of its node, its slot among the pods included."""
+    return {**pod_demand(pod["spec"]), PODS: 1}
+
+
+def foreign(
+    pods: Iterable[Object], taken_by: Callable[[Object], Vector] = taken_by
+) -> dict[str, dict[str, int]]:
     """Return what bound pods that are not ours take, by node."""
     taken: dict[str, dict[str, int]] = {}
     for pod in pods:
         node = pod["spec"].get("nodeName")
         if node and not ours(pod) and occupies(pod):
-            taken[node] = plus(taken.get(node, {}), pod_demand(pod["spec"]))
+            taken[node] = plus(taken.get(node, {}), taken_by(pod))
     return taken
 
 

@@ -5,6 +5,7 @@ created, so that an outcome of an older attempt can be told from one that counts
 """
 
 import base64
+import hashlib
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,10 @@ MAX_BYTES = 900 * 1024
 """Of the compressed plan: a ConfigMap may hold 1 MiB."""
 MAX_DECODED_BYTES = 64 * 1024**2
 """Of the plan itself, so that a ConfigMap someone else wrote can not fill the memory."""
+
+
+NAME_LENGTH = 253
+"""Of an object's name."""
 
 
 class RecordError(ValueError):
@@ -40,7 +45,7 @@ class Record(msgspec.Struct, frozen=True):
     avoid: dict[str, list[str]] = {}
     """Group to servers that failed it."""
     memory: dict[str, float] = {}
-    """Group to the factor on its memory estimate, raised when it was killed for memory."""
+    """Task to the factor on its memory estimate, raised when it was killed for memory."""
 
 
 def encode(record: Record) -> str:
@@ -70,14 +75,34 @@ def decode(text: str) -> Record:
         packed = inflater.decompress(base64.b64decode(text, validate=True), MAX_DECODED_BYTES)
         if not inflater.eof:
             raise RecordError("the plan on record is cut off or larger than any plan")
-        return msgspec.msgpack.decode(packed, type=Record)
+        record = msgspec.msgpack.decode(packed, type=Record)
     except (ValueError, zlib.error, msgspec.MsgspecError) as error:
         raise RecordError(f"the plan on record can not be read: {error}") from error
+    if not _whole(record.plan):
+        raise RecordError("the plan on record contradicts itself")
+    return record
+
+
+def _whole(plan: Plan) -> bool:
+    """Tell whether a plan speaks of the same subtasks everywhere: somebody may have edited it."""
+    subtasks = {subtask.name for subtask in plan.graph.subtasks}
+    placed = [assignment.subtask for assignment in plan.assignments]
+    ends = {end for edge in plan.graph.edges for end in (edge.source, edge.target)}
+    return (
+        subtasks == set(placed)
+        and len(placed) == len(plan.graph.subtasks) == len(plan.rows)
+        and ends <= subtasks
+        and len(plan.servers) == len(plan.columns) == len(plan.rates)
+    )
 
 
 def name(job: str) -> str:
     """Return the name of the ConfigMap of a job's plan."""
-    return f"{job}-plan"
+    whole = f"{job}-plan"
+    if len(whole) <= NAME_LENGTH:
+        return whole
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+    return f"{job[: NAME_LENGTH - 14].rstrip('-.')}-{digest}-plan"
 
 
 def manifest(job: Mapping[str, Any], record: Record) -> dict[str, Any]:

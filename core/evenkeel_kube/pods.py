@@ -19,19 +19,24 @@ Object = dict[str, Any]
 
 SIMULATOR_IMAGE = "localhost/evenkeel/simulator:dev"
 NAME_LENGTH = 63
+HASH_LENGTH = 8
 UNREACHABLE_SECONDS = 30
 """How long a pod stays on a node that does not answer (design, section 9)."""
 SPREAD = 0.15
 """The simulator's hidden factor is within 1 ± this: what planner and calibration can't see."""
 
 
-def pod_name(job: str, subtask: str, attempt: int) -> str:
-    """Return the name of a subtask's pod: JOB-SUBTASK-aN, shortened by a hash where too long."""
-    whole = f"{job}-{subtask}-a{attempt}"
-    if len(whole) <= NAME_LENGTH:
-        return whole
-    digest = hashlib.sha256(whole.encode()).hexdigest()[:10]
-    return f"{whole[: NAME_LENGTH - 11].rstrip('-.')}-{digest}"
+def pod_name(metadata: Mapping[str, Any], subtask: str, attempt: int) -> str:
+    """Return the name of a subtask's pod, the same for the same attempt: JOB-SUBTASK-aN-HASH.
+
+    The hash is of the job's uid and all the rest: pods of another job never have the name, not of
+    one that is called alike (``a-b`` with task ``c`` and ``a`` with ``b-c``) nor of a namesake that
+    was deleted.
+    """
+    readable = f"{metadata['name']}-{subtask}-a{attempt}"
+    whole = f"{metadata['uid']}/{subtask}/{attempt}"
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:HASH_LENGTH]
+    return f"{readable[: NAME_LENGTH - HASH_LENGTH - 1].rstrip('-.')}-{digest}"
 
 
 def hidden_factor(seed: int, *parts: str) -> float:
@@ -87,6 +92,8 @@ def render(
         names.ANNOTATION_SECONDS: f"{assignment.seconds:.3f}",
         names.ANNOTATION_WORK: f"{subtask.work:.6f}",
     }
+    if isinstance(task.work, Inference) and task.work.time_scale != 1.0:
+        annotations[names.ANNOTATION_TIME_SCALE] = f"{task.work.time_scale:g}"
     if not_before is not None:
         annotations[names.ANNOTATION_NOT_BEFORE] = f"{not_before:.3f}"
     metadata = manifest["metadata"]
@@ -94,7 +101,7 @@ def render(
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "name": pod_name(metadata["name"], subtask.name, attempt),
+            "name": pod_name(metadata, subtask.name, attempt),
             "namespace": metadata["namespace"],
             "labels": {
                 **_passed_through(metadata.get("labels") or {}),
@@ -107,11 +114,13 @@ def render(
         },
         "spec": {
             **spec,
-            **_of_the_job(manifest),
+            **_of_the_job(manifest, spec),
             "restartPolicy": "Never",
             "schedulerName": scheduler,
             "schedulingGates": [*(spec.get("schedulingGates") or ()), {"name": names.GATE}],
-            "affinity": _without_required_nodes(spec.get("affinity") or {}),
+            "affinity": _without_required_nodes(
+                {**(manifest["spec"].get("affinity") or {}), **(spec.get("affinity") or {})}
+            ),
             "tolerations": _tolerations(manifest, spec, task),
             "automountServiceAccountToken": spec.get("automountServiceAccountToken", False),
         },
@@ -154,14 +163,18 @@ def _labels(manifest: Mapping[str, Any], task: Task, subtask: Subtask) -> Object
     }
 
 
-def _of_the_job(manifest: Mapping[str, Any]) -> Object:
-    """Return what the job's spec says of all its pods."""
+def _of_the_job(manifest: Mapping[str, Any], pod: Mapping[str, Any]) -> Object:
+    """Return what the job's spec says of all its pods, with what a template says beside it."""
     spec = manifest["spec"]
-    passed = ("runtimeClassName", "imagePullSecrets", "priorityClassName")
+    passed = ("runtimeClassName", "priorityClassName")
     found = {key: spec[key] for key in passed if spec.get(key)}
-    if spec.get("nodeSelector"):
-        found["nodeSelector"] = spec["nodeSelector"]
-    return found
+    selector = {**(spec.get("nodeSelector") or {}), **(pod.get("nodeSelector") or {})}
+    secrets = [*(pod.get("imagePullSecrets") or ()), *(spec.get("imagePullSecrets") or ())]
+    return {
+        **found,
+        **({"nodeSelector": selector} if selector else {}),
+        **({"imagePullSecrets": secrets} if secrets else {}),
+    }
 
 
 def _tolerations(manifest: Mapping[str, Any], spec: Mapping[str, Any], task: Task) -> list[Object]:
@@ -221,7 +234,6 @@ def _simulator(
     resources = amounts.resource_list({k: v for k, v in demand.items() if v})
     spec = {
         "terminationGracePeriodSeconds": 2,
-        "affinity": manifest["spec"].get("affinity") or {},
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": 65532,
@@ -262,11 +274,38 @@ def _template(manifest: Mapping[str, Any], task: Task, subtask: Subtask) -> tupl
                 {**container, "env": [*(container.get("env") or ()), *shard]}
                 for container in spec[kind]
             ]
+    _mount_workspace(manifest, spec)
     metadata = template.get("metadata") or {}
     return spec, {
         "labels": metadata.get("labels") or {},
         "annotations": metadata.get("annotations") or {},
     }
+
+
+WORKSPACE = "evenkeel-workspace"
+WORKSPACE_PATH = "/workspace"
+
+
+def _mount_workspace(manifest: Mapping[str, Any], spec: Object) -> None:
+    """Mount the job's workspace in every container that has nothing else there."""
+    claim = (manifest["spec"].get("workspace") or {}).get("persistentVolumeClaim")
+    if not claim:
+        return
+    volume = {"name": WORKSPACE, "persistentVolumeClaim": {"claimName": claim["claimName"]}}
+    spec["volumes"] = [*(spec.get("volumes") or ()), volume]
+    mount = {"name": WORKSPACE, "mountPath": WORKSPACE_PATH}
+    for kind in ("containers", "initContainers"):
+        if spec.get(kind):
+            spec[kind] = [
+                {**container, "volumeMounts": [*(container.get("volumeMounts") or ()), mount]}
+                if WORKSPACE_PATH not in _mounted(container)
+                else container
+                for container in spec[kind]
+            ]
+
+
+def _mounted(container: Mapping[str, Any]) -> set[str]:
+    return {mount.get("mountPath") for mount in container.get("volumeMounts") or ()}
 
 
 # Releasing

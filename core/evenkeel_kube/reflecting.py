@@ -243,8 +243,8 @@ class Reflector(Generic[Item]):
     def _take(self, key: str, version: str, data: bytes) -> None:
         try:
             item = self._decode(data)
-        except (msgspec.MsgspecError, ValueError) as error:
-            log.error("%s: %s is left out: %s", self._where, key, error)
+        except Exception as error:  # noqa: BLE001 - whoever wrote it must not stop the others
+            log.error("%s: %s is left out: %r", self._where, key, error)
             self.statistics.undecodable += 1
             self._remove(key)
             return

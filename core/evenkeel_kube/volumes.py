@@ -41,10 +41,13 @@ def confined(job: Job, manifest: Object, storage: Storage) -> Job:
         for task in manifest["spec"].get("tasks") or ()
         if task.get("template")
     }
+    shared = (manifest["spec"].get("workspace") or {}).get("persistentVolumeClaim") or {}
+    workspace = [shared["claimName"]] if shared else []
     tasks = []
     for task in job.tasks:
         required = task.constraints.required
-        for claim in mounted(templates.get(task.name, {})):
+        template = templates.get(task.name)
+        for claim in [] if template is None else [*workspace, *mounted(template)]:
             required = both(required, _reach(f"{namespace}/{claim}", storage))
         if required is not task.constraints.required:
             task = replace(task, constraints=replace(task.constraints, required=required))

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 from evenkeel_core.plans import Assignment, Plan, costs
 from evenkeel_core.subtasks import Subtask
-from evenkeel_kube import names, plans
+from evenkeel_kube import names, nodes, plans
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,16 @@ class JobPlan:
     """The plan of one job."""
 
     job: str
-    """Uid of the job."""
+    """``namespace/uid`` of the job."""
     subtasks: Mapping[str, Planned]
     """By the label that the pods carry."""
 
 
 class _Metadata(msgspec.Struct):
+    name: str
     labels: dict[str, str]
+    namespace: str = ""
+    owners: list[dict[str, Any]] = msgspec.field(name="ownerReferences", default_factory=list)
 
 
 class _ConfigMap(msgspec.Struct):
@@ -57,10 +61,15 @@ def decode(data: bytes) -> JobPlan:
     """
     found = _decoder.decode(data)
     record = plans.decode(found.binary.get(plans.KEY, ""))
-    job = found.metadata.labels.get(names.LABEL_JOB_UID, "")
-    if not job:
-        raise ValueError(f"the plan has no label {names.LABEL_JOB_UID}")
-    return job_plan(job, record)
+    metadata = found.metadata
+    job = nodes.owner(metadata.namespace, metadata.labels, metadata.owners)
+    names_ = {plans.name(owner["name"]) for owner in metadata.owners if owner.get("name")}
+    if not job or metadata.name not in names_:
+        raise ValueError("it is not the plan of an InferenceJob that controls it")
+    try:
+        return job_plan(job, record)
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"the plan contradicts itself: {error!r}") from error
 
 
 def job_plan(job: str, record: plans.Record) -> JobPlan:

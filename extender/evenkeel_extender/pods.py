@@ -36,12 +36,20 @@ class _Spec(TypedDict, total=False):
     schedulingGates: list[_Gate] | None
 
 
+class _Owner(TypedDict, total=False):
+    apiVersion: str
+    kind: str
+    uid: str
+    controller: bool | None
+
+
 class _Metadata(msgspec.Struct, gc=False):
     uid: str
     name: str = ""
     namespace: str = ""
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
+    owners: list[_Owner] | None = msgspec.field(name="ownerReferences", default=None)
 
 
 class _Status(msgspec.Struct, gc=False):
@@ -66,7 +74,7 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     over: bool = False
     """It has ended and holds nothing any more."""
     job: str = ""
-    """Uid of the job it belongs to; empty for a pod that is not ours."""
+    """``namespace/uid`` of the job it belongs to; empty for a pod that is not ours."""
     subtask: str = ""
     planned: str = ""
     """The server its plan wants."""
@@ -100,7 +108,7 @@ def decode(data: bytes | msgspec.Raw) -> Pod:
     pod = _decoder.decode(data)
     metadata, spec = pod.metadata, pod.spec
     labels, annotations = metadata.labels or {}, metadata.annotations or {}
-    job = labels.get(names.LABEL_JOB_UID, "")
+    job = nodes.owner(metadata.namespace, labels, metadata.owners)
     gates = spec.get("schedulingGates") or ()
     return Pod(
         uid=metadata.uid,

@@ -8,12 +8,13 @@ import signal
 import socket
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client import start_http_server
 
 from evenkeel_kube import names
-from evenkeel_kube.client import ApiError, Client, NotFound, path
+from evenkeel_kube.client import ApiError, Client
 from evenkeel_kube.configuration import Configuration, ConfigurationError, load
 from evenkeel_operator import metrics
 from evenkeel_operator.leading import Election, LeadershipLostError
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--scheduler-name", default=names.SCHEDULER)
     found.add_argument("--simulator-image", default=default.simulator_image)
     found.add_argument("--metrics-port", type=int, default=0, help="0 serves no metrics")
+    found.add_argument("--metrics-address", default="0.0.0.0", help="default: all")
     found.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING"))
     return found
 
@@ -46,7 +48,6 @@ def parser() -> argparse.ArgumentParser:
 async def lead(configuration: Configuration, settings: Settings) -> None:
     """Wait for the Lease, then work until it is lost or a signal comes."""
     async with Client(configuration) as api:
-        await _namespace(api, settings.namespace)
         election = Election(api, settings.namespace, settings.lease, settings.identity)
         working = asyncio.create_task(_work(api, election, settings))
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -64,15 +65,7 @@ async def _work(api: Client, election: Election, settings: Settings) -> None:
     metrics.LEADER.set(1)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(election.keep())
-        tasks.create_task(Operator(api, settings).run())
-
-
-async def _namespace(api: Client, name: str) -> None:
-    """Make the namespace of the Lease, where it is missing and we may."""
-    try:
-        await api.get(path("v1", "namespaces", None, name))
-    except NotFound:
-        await api.create(path("v1", "namespaces"), {"metadata": {"name": name}})
+        tasks.create_task(Operator(api, settings, confirm=election.confirm).run())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -95,19 +88,34 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         configuration = load(options.kubeconfig)
         if options.metrics_port:
-            start_http_server(options.metrics_port)
+            start_http_server(options.metrics_port, options.metrics_address)
         asyncio.run(lead(configuration, settings))
     except ConfigurationError as error:
         sys.stderr.write(f"evenkeel operator: {error}\n")
+        return USAGE
+    except OSError as error:
+        where = f"{options.metrics_address}:{options.metrics_port}"
+        sys.stderr.write(f"evenkeel operator: can't serve metrics on {where}: {error}\n")
         return USAGE
     except (LeadershipLostError, ApiError) as error:
         log.error("%s", error)
         return FAILED
     except BaseExceptionGroup as group:
-        for inner in group.exceptions:
-            log.error("%s: %s", type(inner).__name__, inner)
+        expected, defects = group.split((LeadershipLostError, ApiError))
+        for leaf in _leaves(expected):
+            log.error("%s", leaf)
+        if defects is not None:
+            log.error("a defect of the operator", exc_info=defects)
         return FAILED
     return 0
+
+
+def _leaves(group: BaseExceptionGroup | None) -> Iterator[BaseException]:
+    for error in group.exceptions if group is not None else ():
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 if __name__ == "__main__":

@@ -30,11 +30,18 @@ JOBS = "inferencejobs"
 class Actor:
     """Writes for the operator, some at a time."""
 
-    def __init__(self, api: Client, caches: Caches, concurrency: int) -> None:
+    def __init__(
+        self,
+        api: Client,
+        caches: Caches,
+        concurrency: int,
+        confirm: Callable[[], None] = lambda: None,
+    ) -> None:
         self._api = api
         self._caches = caches
         self._slots = asyncio.Semaphore(concurrency)
-        self.writes = 0
+        self._confirm = confirm
+        """Raises where this process may not lead any more: asked before every write."""
 
     async def _each(
         self, items: Iterable[Any], write: Callable[[Any], Awaitable[None]]
@@ -43,7 +50,7 @@ class Actor:
 
         async def one(item: Any) -> ApiError | None:
             async with self._slots:
-                self.writes += 1
+                self._confirm()
                 try:
                     await write(item)
                 except ApiError as error:
@@ -54,7 +61,7 @@ class Actor:
         return [error for error in done if error is not None]
 
     async def create(self, manifests: Iterable[Object]) -> list[ApiError]:
-        """Create pods; one that exists is as wanted, its name says so."""
+        """Create pods; one that exists is as wanted: its name is of this job and attempt alone."""
 
         async def write(manifest: Object) -> None:
             namespace = manifest["metadata"]["namespace"]
@@ -115,7 +122,7 @@ class Actor:
         """Write the plan on record; None if somebody wrote in between."""
         manifest = plans.manifest(job, record)
         namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-        self.writes += 1
+        self._confirm()
         try:
             if before is None:
                 written = await self._api.create(
@@ -134,22 +141,35 @@ class Actor:
         return written
 
     async def status(self, job: Object, status: Object) -> Object | None:
-        """Write a job's status; None if the job is gone."""
-        self.writes += 1
+        """Write a job's status; None if the job is gone.
+
+        Only if it is still the job that was looked at, as it was then: a namesake must not inherit
+        what became of another, and what a later leader wrote must not be taken back.
+
+        Raises
+        ------
+        Conflict
+            If somebody wrote in between.
+        """
+        self._confirm()
+        seen = {key: job["metadata"][key] for key in ("uid", "resourceVersion")}
         try:
-            return await self._api.merge(f"{job_path(job)}/status", {"status": status})
+            return await self._api.merge(
+                f"{job_path(job)}/status", {"metadata": seen, "status": status}
+            )
         except NotFound:
             return None
 
     async def remove(self, job: Object) -> None:
         """Delete a job whose time has come."""
+        self._confirm()
         try:
             await self._api.delete(job_path(job), uid=job["metadata"]["uid"])
         except (NotFound, Conflict):
             return
 
     async def exists(self, pod: Object) -> bool:
-        """Tell whether the job that owns a pod is still there."""
+        """Tell whether the job that owns a pod is still there, and to stay."""
         owners = pod["metadata"].get("ownerReferences") or ()
         owner = next((item for item in owners if item["kind"] == "InferenceJob"), None)
         if owner is None:
@@ -161,7 +181,8 @@ class Actor:
             )
         except NotFound:
             return False
-        return bool(job["metadata"]["uid"] == owner["uid"])
+        metadata = job["metadata"]
+        return metadata["uid"] == owner["uid"] and not metadata.get("deletionTimestamp")
 
     async def event(self, job: Object, kind: str, reason: str, message: str, now: float) -> None:
         """Post an event about a job; one that can't be posted is only logged."""

@@ -15,7 +15,7 @@ import msgspec
 from evenkeel_core import checks
 from evenkeel_core.jobs import Engine, Inference, Job, Task, Template
 from evenkeel_core.plans import Assignment, Refusal
-from evenkeel_core.quantities import Vector
+from evenkeel_core.quantities import PODS, Vector
 from evenkeel_core.reasons import Reason
 from evenkeel_core.releasing import Waiting
 from evenkeel_core.servers import Server
@@ -44,6 +44,10 @@ class View:
     """Of the last attempt to plan it, while the servers are as they were then."""
     admitted: bool = True
     position: int = 0
+    obstacle: str = ""
+    """Why the API server refused the last pod."""
+    steady: Mapping[str, float] = field(default_factory=dict)
+    """Seconds for which each server has been seen Ready without a break."""
 
 
 @dataclass(slots=True)
@@ -113,8 +117,8 @@ def groups(job: Job, record: plans.Record) -> list[Group]:
     return sorted(found, key=lambda group: group.index)
 
 
-def _status(view: View, wanted: reporting.Conditions, now: float, **more: Any) -> Object:
-    manifest = view.manifest
+def status(manifest: Object, wanted: reporting.Conditions, now: float, **more: Any) -> Object:
+    """Return the status of a job with these conditions; others stay as they were."""
     before = manifest.get("status") or {}
     generation = int(manifest["metadata"].get("generation", 1))
     return {
@@ -147,7 +151,7 @@ def _not_accepted(view: View, now: float, decision: Decision) -> None:
         }
     else:
         wanted = {"Accepted": ("False", str(reason), message)}
-    decision.status = _status(view, wanted, now)
+    decision.status = status(view.manifest, wanted, now)
 
 
 def unavailable(job: Job) -> str | None:
@@ -175,7 +179,7 @@ def _unplanned(view: View, now: float, decision: Decision) -> None:
         planned = ("Unknown", "Planning", "the plan is being made")
         decision.plan = True
     wanted = {"Accepted": accepted, "Planned": planned}
-    decision.status = _status(view, wanted, now, queuePosition=view.position)
+    decision.status = status(view.manifest, wanted, now, queuePosition=view.position)
 
 
 class _Run:
@@ -255,10 +259,17 @@ class _Run:
             float(self.spec.get("gangTimeoutSeconds", 60)),
             self.settings.kill_after,
             self.settings.stuck_after,
+            self.settings.start_after,
         )
         members = [names.label(subtask.name) for subtask in group.members]
         look = following.look(
-            members, found, self.servers, self.now, patience, retry_on_node_loss=anew
+            members,
+            found,
+            self.servers,
+            self.now,
+            patience,
+            retry_on_node_loss=anew,
+            steady=self.view.steady,
         )
         if look.phase in (Phase.GATED, Phase.ABSENT) and (gone := self._impossible(group)):
             if self.view.refusals:
@@ -300,7 +311,7 @@ class _Run:
         else:
             changed.failures[name] = changed.failures.get(name, 0) + 1
             exceeded = changed.failures[name] > self._limit(group)
-        if reason is Reason.OUT_OF_MEMORY:
+        if reason is Reason.OUT_OF_MEMORY and isinstance(group.task.work, Inference):
             factor = changed.memory.get(group.task.name, 1.0)
             changed.memory[group.task.name] = min(4.0, factor * MEMORY_RAISED)
         if exceeded:
@@ -348,9 +359,11 @@ class _Run:
         own = [found[names.label(subtask.name)] for subtask in group.members]
         if max(following.number(pod, names.ANNOTATION_NOT_BEFORE) for pod in own) > self.now:
             return
+        # What is open already, of a set that was interrupted, has its reservation.
         members = tuple(
-            (place.server, pod_demand(pod["spec"]))
+            (place.server, {**pod_demand(pod["spec"]), PODS: 1})
             for place, pod in zip(group.assignments, own, strict=True)
+            if pods.gated(pod)
         )
         seconds = max(place.seconds for place in group.assignments) / time_scale(group.task)
         key = f"{self.job.key}/{group.name}"
@@ -387,15 +400,16 @@ class _Run:
         phases = [self.looks[group.name].phase for group in self.groups]
         running = phases.count(Phase.RUNNING)
         succeeded = len(self.completed)
-        started = self.status.get("startTime")
-        if started is None and (running or succeeded):
+        # A suspended job is not active: its time starts anew when it is resumed, as a Job's does.
+        started = None if suspended else self.status.get("startTime")
+        if started is None and not suspended and (running or succeeded):
             started = reporting.stamp(self.now)
         wanted = self._conditions(suspended=suspended, running=running, started=started)
         over = "True" in (wanted["Succeeded"][0], wanted["Failed"][0])
         more: Object = {
             "queuePosition": 0 if over else self.view.position,
             "completed": reporting.ranges(self.completed),
-            "subtaskCounts": self._counts(),
+            "subtaskCounts": self._counts(stopped=wanted["Failed"][0] == "True"),
             "requestCounts": self._requests(),
             "plan": reporting.summary(
                 self.record.plan,
@@ -405,13 +419,13 @@ class _Run:
         }
         if self.failed:
             more["failed"] = reporting.ranges(self.failed)
-        if started is not None:
+        if started is not None or self.status.get("startTime"):
             more["startTime"] = started
         if over:
             more["completionTime"] = reporting.stamp(self.now)
-        self.decision.status = _status(self.view, wanted, self.now, **more)
+        self.decision.status = status(self.view.manifest, wanted, self.now, **more)
 
-    def _counts(self) -> Object:
+    def _counts(self, *, stopped: bool = False) -> Object:
         """Count subtasks: the stages of a coupled set are several."""
         counts = dict.fromkeys(("total", "waiting", "running", "succeeded", "failed"), 0)
         for group in self.groups:
@@ -420,7 +434,7 @@ class _Run:
             elif group.index in self.failed:
                 state = "failed"
             else:
-                running = self.looks[group.name].phase is Phase.RUNNING
+                running = self.looks[group.name].phase is Phase.RUNNING and not stopped
                 state = "running" if running else "waiting"
             counts[state] += len(group.members)
             counts["total"] += len(group.members)
@@ -441,7 +455,7 @@ class _Run:
         late = self._late(started)
         counts = self._counts()
         places = [self.looks[group.name].phase for group in self.groups]
-        placed = sum(phase in (Phase.RUNNING, Phase.SUCCEEDED) for phase in places)
+        placed = sum(phase in PLACED for phase in places)
         wanted = {
             "Accepted": ("True", str(Reason.ACCEPTED), ""),
             "Planned": ("True", str(Reason.PLANNED), f"revision {self.record.revision}"),
@@ -457,6 +471,8 @@ class _Run:
         if self.view.refusals:
             reason, message = reporting.refused(self.view.refusals)
             wanted["Planned"] = ("False", reason, message)
+        if self.view.obstacle:
+            wanted["Scheduled"] = ("False", str(Reason.POD_NOT_CREATED), self.view.obstacle)
         if suspended:
             wanted["Scheduled"] = ("False", str(Reason.SUSPENDED), Reason.SUSPENDED.sentence)
         if everything:
@@ -467,6 +483,8 @@ class _Run:
             wanted["Failed"] = ("True", str(Reason.BACKOFF_LIMIT_EXCEEDED), message)
         elif late:
             wanted["Failed"] = ("True", str(Reason.DEADLINE_EXCEEDED), late)
+        if wanted["Failed"][0] == "True":
+            wanted["Running"] = ("False", wanted["Failed"][1], "what ran is stopped")
         return wanted
 
     def _late(self, started: str | None) -> str:
@@ -477,6 +495,7 @@ class _Run:
         return f"active for {active:.0f} s, activeDeadlineSeconds is {deadline}"
 
 
+PLACED = (Phase.STARTING, Phase.RUNNING, Phase.SUCCEEDED)
 MEMORY_RAISED = 1.25
 """Factor on the memory estimate after an OOM kill."""
 AVOIDED = 16
@@ -520,6 +539,8 @@ def patches(
     """
     opened = []
     for pod in group:
+        if not pods.gated(pod):
+            continue  # opened before an interruption
         servers = list(shortlists[pod["metadata"]["labels"][names.LABEL_SUBTASK]])
         if mode == "pin":
             servers = servers[:1]

@@ -1,19 +1,21 @@
 """What became of a group's pods: pure, from objects to one word and a reason.
 
-    absent → gated → released → running → succeeded
-                │        │          └──→ lost (with a reason of a class)
-                └────────┴──→ lost (its servers became impossible, deleted, timed out)
+    absent → gated → released → starting → running → succeeded
+                │        │          │          └──→ lost (with a reason of a class)
+                └────────┴──────────┴──→ lost (impossible, deleted, timed out, not started)
 
 A lost attempt is followed by a new one with the next number; what an older attempt says later
 does not count (the number is the fence).
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from evenkeel_core.plans import Plan
 from evenkeel_core.reasons import Reason
 from evenkeel_core.servers import Server
 from evenkeel_kube import names, pods
@@ -27,6 +29,8 @@ class Phase(StrEnum):
     ABSENT = "absent"
     GATED = "gated"
     RELEASED = "released"
+    STARTING = "starting"
+    """Bound, and not every container runs yet."""
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     LOST = "lost"
@@ -45,7 +49,13 @@ class Look:
     """Servers to avoid next time, where the loss says so."""
 
 
-FREE = (Reason.DISRUPTED, Reason.REJECTED_BY_NODE, Reason.GANG_TIMEOUT, Reason.REPLANNED)
+FREE = (
+    Reason.DISRUPTED,
+    Reason.REJECTED_BY_NODE,
+    Reason.NOT_STARTED,
+    Reason.GANG_TIMEOUT,
+    Reason.REPLANNED,
+)
 """Losses that do not count against backoffLimit."""
 REJECTED = (
     "NodeAffinity", "UnexpectedAdmissionError", "TopologyAffinityError", "InvalidNodeInfo",
@@ -59,6 +69,18 @@ def attempt(pod: Object) -> int:
     """Return the attempt a pod belongs to, 0 where it says none."""
     text = (pod["metadata"].get("annotations") or {}).get(names.ANNOTATION_ATTEMPT, "")
     return int(text) if text.isdigit() else 0
+
+
+def attempts_after(found: Iterable[Object], plan: Plan) -> dict[str, int]:
+    """Return attempts of a new plan's groups that no pod of an older plan has."""
+    last: dict[str, int] = {}
+    for pod in found:
+        group = pod["metadata"]["labels"][names.LABEL_GROUP]
+        last[group] = max(last.get(group, 0), attempt(pod))
+    groups = {subtask.group for subtask in plan.graph.subtasks}
+    return {
+        group: last[label] + 1 for group in sorted(groups) if (label := names.label(group)) in last
+    }
 
 
 def phase(pod: Object) -> str:
@@ -82,11 +104,12 @@ def planned(pod: Object) -> str:
 
 
 def number(pod: Object, annotation: str) -> float:
-    """Return a number a pod carries as an annotation, 0 where it carries none."""
+    """Return a number a pod carries as an annotation, 0 where it carries none that makes sense."""
     try:
-        return float((pod["metadata"].get("annotations") or {}).get(annotation, 0))
+        found = float((pod["metadata"].get("annotations") or {}).get(annotation, 0))
     except ValueError:
         return 0.0
+    return found if math.isfinite(found) else 0.0
 
 
 def seconds_since(stamp: str | None, now: float) -> float:
@@ -125,8 +148,13 @@ class Patience:
     """How long what is waited for."""
 
     gang: float
+    """Seconds a coupled set may take to be wholly bound."""
     kill: float
+    """Seconds after its deletion was due that a pod on a ready server is taken for gone."""
     stuck: float
+    """Seconds a single released pod may stay unbound."""
+    start: float
+    """Seconds a bound pod may wait for its image or a volume."""
 
 
 def look(
@@ -137,6 +165,7 @@ def look(
     patience: Patience,
     *,
     retry_on_node_loss: bool,
+    steady: Mapping[str, float] | None = None,
 ) -> Look:
     """Return how far a group's current attempt is.
 
@@ -153,12 +182,15 @@ def look(
     patience : Patience
     retry_on_node_loss : bool
         Start anew while an unreachable node may still be running it.
+    steady : mapping, optional
+        Seconds for which we have seen each server Ready without a break, by our own clock.
     """
+    steady = steady or {}
     there = [found[name] for name in members if name in found]
     if len(there) == len(members) and all(phase(pod) == "Succeeded" for pod in there):
         return Look(Phase.SUCCEEDED)
     for pod in there:
-        lost = _lost(pod, servers, now, patience, retry_on_node_loss=retry_on_node_loss)
+        lost = _lost(pod, servers, now, patience, steady, retry_on_node_loss=retry_on_node_loss)
         if lost is not None:
             return lost
     if len(there) < len(members):
@@ -166,11 +198,55 @@ def look(
         if any(not pods.gated(pod) for pod in there):
             return Look(Phase.LOST, Reason.DISRUPTED, "a pod of the set vanished")
         return Look(Phase.ABSENT)
-    if any(pods.gated(pod) for pod in there):
-        return Look(Phase.GATED)
+    opened = [pod for pod in there if not pods.gated(pod)]
+    if len(opened) < len(there):
+        return _half_open(opened, now, patience) or Look(Phase.GATED)
     if all(bound(pod) for pod in there):
-        return Look(Phase.RUNNING)
+        return _starting(there, now, patience)
     return _unbound(there, servers, now, patience)
+
+
+def _half_open(opened: Sequence[Object], now: float, patience: Patience) -> Look | None:
+    """Judge a set of which some gates fell and others did not: the rest may be refused for ever."""
+    since = now - min((number(pod, names.ANNOTATION_RELEASED) for pod in opened), default=now)
+    if since <= patience.gang:
+        return None
+    return Look(Phase.LOST, Reason.GANG_TIMEOUT, f"not wholly released after {since:.0f} s")
+
+
+def _starting(there: Sequence[Object], now: float, patience: Patience) -> Look:
+    """Tell whether bound pods run, still start, or can't be started where they are."""
+    pending = [pod for pod in there if phase(pod) == "Pending"]
+    for pod in pending:
+        obstacle, server = waiting_for(pod), bound(pod) or ""
+        since = seconds_since(pod.get("status", {}).get("startTime"), now)
+        limit = patience.start * (CREATING_LONGER if obstacle.startswith(CREATING) else 1)
+        if obstacle and since > limit:
+            message = f"{pod['metadata']['name']} on {server}: {obstacle}"
+            return Look(Phase.LOST, Reason.NOT_STARTED, message, (server,))
+    return Look(Phase.STARTING if pending else Phase.RUNNING)
+
+
+HARMLESS = ("PodInitializing",)
+CREATING = "ContainerCreating"
+CREATING_LONGER = 10
+"""A volume that can't be mounted looks like a large image that is being pulled: such waits get so
+many times the patience that an error gets."""
+
+
+def waiting_for(pod: Object) -> str:
+    """Return what a bound pod's containers wait for, as the kubelet says it; empty for nothing."""
+    status = pod.get("status", {})
+    states = [
+        *(status.get("initContainerStatuses") or ()),
+        *(status.get("containerStatuses") or ()),
+    ]
+    for state in states:
+        waiting = (state.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") and waiting["reason"] not in HARMLESS:
+            said = f"{waiting['reason']} {waiting.get('message', '')}"
+            return said.strip()[:300]
+    return ""
 
 
 def _lost(
@@ -178,6 +254,7 @@ def _lost(
     servers: Mapping[str, Server],
     now: float,
     patience: Patience,
+    steady: Mapping[str, float],
     *,
     retry_on_node_loss: bool,
 ) -> Look | None:
@@ -201,9 +278,18 @@ def _lost(
         if retry_on_node_loss:
             return Look(Phase.LOST, Reason.DISRUPTED, f"{name}: node {node} is lost", (node,))
         return None
-    if seconds_since(due, now) > patience.kill:
+    waited = seconds_since(due, now)
+    if not retry_on_node_loss:
+        # A dead server is Ready until the node monitor notices, and one that came back is before
+        # its kubelet has told of its pods: only a server seen Ready all the time can be believed.
+        waited = min(waited, steady.get(node, 0.0)) - NOTICED
+    if waited > patience.kill:
         return Look(Phase.LOST, Reason.DISRUPTED, f"{name} was deleted")
     return None
+
+
+NOTICED = 50.0
+"""Seconds until the control plane says of a dead node that it is not Ready, by its default."""
 
 
 def _unbound(
@@ -212,6 +298,8 @@ def _unbound(
     """Judge a released group that is not wholly bound."""
     since = now - min(number(pod, names.ANNOTATION_RELEASED) for pod in there)
     free = [pod for pod in there if not bound(pod)]
+    if any(pod["spec"].get("schedulingGates") for pod in free):
+        return Look(Phase.RELEASED)  # somebody else's gate: theirs to open
     impossible = {
         planned(pod)
         for pod in free
@@ -241,10 +329,16 @@ def _unbound(
     if names_ and not left:
         message = f"none of {', '.join(names_)} can take it any more"
         return Look(Phase.LOST, Reason.REPLANNED, message, names_)
-    if since > patience.stuck:
+    if since > patience.stuck and _looked_at(there[0]):
         message = f"not bound after {since:.0f} s"
         return Look(Phase.LOST, Reason.REPLANNED, message, (planned(there[0]),))
     return Look(Phase.RELEASED)
+
+
+def _looked_at(pod: Object) -> bool:
+    """Tell whether a scheduler has tried to place a pod: no other attempt helps while none does."""
+    conditions = pod.get("status", {}).get("conditions") or ()
+    return any(condition["type"] == "PodScheduled" for condition in conditions)
 
 
 def shortlist(pod: Object) -> tuple[str, ...]:

@@ -1,12 +1,14 @@
 """What a pass looks at: reflectors' caches into one immutable snapshot."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from evenkeel_core.quantities import Vector
+from evenkeel_core.costs import MANY
+from evenkeel_core.quantities import PODS, Vector
 from evenkeel_core.releasing import Occupied
 from evenkeel_core.servers import Server
 from evenkeel_kube import client, names, nodes, plans, reflecting
@@ -64,10 +66,12 @@ class Snapshot:
 
     servers: Mapping[str, Server]
     by_job: Mapping[str, tuple[Object, ...]]
-    """Uid of the job to its pods."""
+    """``namespace/uid`` of the job to its pods."""
     own: tuple[Object, ...]
     """Every pod of every job."""
     storage: Storage
+    steady: Mapping[str, float]
+    """Seconds for which each server has been seen Ready without a break."""
 
     def signature(self) -> int:
         """Return a number that changes when it may pay to plan a refused job anew."""
@@ -90,12 +94,29 @@ class Snapshot:
 class Servers:
     """Servers as last made, so that a pass makes only those anew that changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._made: dict[str, tuple[Object, Object | None, Vector, Server]] = {}
+        self._taken: dict[int, tuple[Mapping[str, Any], Vector]] = {}
+        self._ready_since: dict[str, float] = {}
+
+    def taken_by(self, pod: Mapping[str, Any]) -> Vector:
+        """Return what a pod takes of its node; worked out once for each version of the pod."""
+        held = self._taken.get(id(pod))
+        if held is None or held[0] is not pod:
+            held = self._taken[id(pod)] = (pod, nodes.taken_by(pod))
+        return held[1]
+
+    def steady(self) -> dict[str, float]:
+        """Return for how long each server has been seen Ready without a break, in seconds."""
+        now = self._clock()
+        return {name: now - since for name, since in self._ready_since.items()}
 
     def of(self, caches: Caches, every: list[Object]) -> dict[str, Server]:
         """Return the servers by name, sorted."""
-        foreign = nodes.foreign(every)
+        known = self._taken
+        self._taken = {id(pod): known[id(pod)] for pod in every if id(pod) in known}
+        foreign = nodes.foreign(every, self.taken_by)
         made: dict[str, tuple[Object, Object | None, Vector, Server]] = {}
         for name, node in sorted(caches.nodes.items.items()):
             profile, taken = caches.profiles.items.get(name), foreign.get(name, {})
@@ -105,21 +126,27 @@ class Servers:
                 held = (node, profile, taken, nodes.server(node, profile, taken))
             made[name] = held
         self._made = made
+        now = self._clock()
+        self._ready_since = {
+            name: self._ready_since.get(name, now) for name, held in made.items() if held[3].ready
+        }
         return {name: held[3] for name, held in made.items()}
 
 
 def snapshot(caches: Caches, servers: Servers) -> Snapshot:
     """Return the caches as they are now."""
     every = list(caches.pods.items.values())
-    own = tuple(pod for pod in every if nodes.ours(pod))
     by_job: dict[str, list[Object]] = {}
-    for pod in own:
-        by_job.setdefault(pod["metadata"]["labels"][names.LABEL_JOB_UID], []).append(pod)
+    for pod in every:
+        if owner := nodes.job_of(pod):
+            by_job.setdefault(owner, []).append(pod)
+    own = tuple(pod for found in by_job.values() for pod in found)
     return Snapshot(
         servers.of(caches, every),
         {uid: tuple(found) for uid, found in by_job.items()},
         own,
         Storage(dict(caches.claims.items), dict(caches.volumes.items), every),
+        servers.steady(),
     )
 
 
@@ -135,15 +162,13 @@ def place(pod: Object) -> str | None:
     return following.planned(pod) if reserved else None
 
 
-def occupied(own: tuple[Object, ...], scales: Mapping[str, float], now: float) -> list[Occupied]:
+def occupied(own: tuple[Object, ...], now: float) -> list[Occupied]:
     """Return what our bound and released pods take, and when they should end.
 
     Parameters
     ----------
     own : tuple
         Every pod of every job.
-    scales : mapping
-        Uid of a job to its simulated seconds in one real second.
     now : float
         Seconds since the epoch.
     """
@@ -152,11 +177,11 @@ def occupied(own: tuple[Object, ...], scales: Mapping[str, float], now: float) -
         where = place(pod)
         if where is None:
             continue
-        uid = pod["metadata"]["labels"][names.LABEL_JOB_UID]
-        seconds = following.number(pod, names.ANNOTATION_SECONDS) / scales.get(uid, 1.0)
+        scale = following.number(pod, names.ANNOTATION_TIME_SCALE) or 1.0
+        seconds = following.number(pod, names.ANNOTATION_SECONDS) / scale
         began = pod.get("status", {}).get("startTime")
         ran = following.seconds_since(began, now)
-        found.append(Occupied(where, nodes.pod_demand(pod["spec"]), max(0.0, seconds - ran)))
+        found.append(Occupied(where, nodes.taken_by(pod), max(0.0, seconds - ran)))
     return found
 
 
@@ -175,18 +200,18 @@ def loads(own: tuple[Object, ...], without: str) -> dict[str, float]:
 def room(servers: Mapping[str, Server]) -> dict[str, Vector]:
     """Return what our pods may use of each server that may be used at all."""
     return {
-        name: server.plannable
+        name: {PODS: MANY, **server.plannable}
         for name, server in servers.items()
         if server.ready and server.schedulable
     }
 
 
-def record(config_map: Object | None) -> plans.Record | None:
-    """Return the plan of a ConfigMap; None where there is none that can be read."""
-    text = ((config_map or {}).get("binaryData") or {}).get(plans.KEY)
-    if not text:
-        return None
-    try:
-        return plans.decode(text)
-    except plans.RecordError:
-        return None
+def record(config_map: Object) -> plans.Record:
+    """Return the plan of a ConfigMap.
+
+    Raises
+    ------
+    plans.RecordError
+        If there is none that can be read.
+    """
+    return plans.decode((config_map.get("binaryData") or {}).get(plans.KEY) or "")

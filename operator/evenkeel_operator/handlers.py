@@ -18,13 +18,14 @@ Seen = Callable[[str, Object], None]
 def registry(seen: Seen) -> kopf.OperatorRegistry:
     """Return kopf's registry with our one handler.
 
-    Credentials come from the pod's service account, else from ``KUBECONFIG``.
+    Credentials come from ``KUBECONFIG`` where it is set, else from the pod's service account: in
+    the order in which `evenkeel_kube.configuration` looks for them.
     """
     found = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=found)
     def connect(**given: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**given) or kopf.login_with_kubeconfig(**given)
+        return kopf.login_with_kubeconfig(**given) or kopf.login_with_service_account(**given)
 
     @kopf.on.event(names.GROUP, names.VERSION, "inferencejobs", registry=found)
     async def observe(event: Any, **_: Any) -> None:

@@ -6,6 +6,7 @@ written by another machine's clock and are never compared with ours.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -45,6 +46,19 @@ class Election:
         self._name, self._namespace, self._identity = name, namespace, identity
         self._clock = clock
         self._seen: tuple[str, float] = ("", 0.0)
+        self._renewed = -math.inf
+
+    def confirm(self) -> None:
+        """Make sure that this process still leads: to be asked before every write.
+
+        Raises
+        ------
+        LeadershipLostError
+            If the Lease was not renewed for so long that another may lead: the process was
+            stopped, or the API server did not answer.
+        """
+        if self._clock() - self._renewed >= EXIT_AFTER:
+            raise LeadershipLostError(f"the Lease could not be renewed for {EXIT_AFTER:.0f} s")
 
     async def acquire(self) -> None:
         """Wait until this process leads."""
@@ -58,6 +72,13 @@ class Election:
             await asyncio.sleep(RETRY)
 
     async def _try(self) -> bool:
+        began = self._clock()  # the Lease holds from when it was written: at the latest from here
+        taken = await self._claim()
+        if taken:
+            self._renewed = began
+        return taken
+
+    async def _claim(self) -> bool:
         try:
             lease = await self._client.get(self._where)
         except NotFound:
@@ -110,19 +131,26 @@ class Election:
         LeadershipLostError
             If another holds the Lease, or it could not be renewed for too long.
         """
-        renewed = self._clock()
         while True:
-            await asyncio.sleep(RENEW if self._clock() - renewed < RENEW * 1.5 else RETRY)
+            fresh = self._clock() - self._renewed < RENEW * 1.5
+            await asyncio.sleep(RENEW if fresh else RETRY)
+            left = EXIT_AFTER - (self._clock() - self._renewed)
             try:
-                lease = await self._client.get(self._where)
-                if (lease.get("spec") or {}).get("holderIdentity") != self._identity:
-                    raise LeadershipLostError("another operator holds the Lease")
-                if await self._take(lease):
-                    renewed = self._clock()
+                began = self._clock()
+                async with asyncio.timeout(max(0.0, left)):
+                    if await self._renew():
+                        self._renewed = began
             except ApiError as error:
                 log.warning("lease: %s", error)
-            if self._clock() - renewed > EXIT_AFTER:
-                raise LeadershipLostError(f"the Lease could not be renewed for {EXIT_AFTER:.0f} s")
+            except TimeoutError:
+                log.warning("lease: no answer in %.0f s", left)
+            self.confirm()
+
+    async def _renew(self) -> bool:
+        lease = await self._client.get(self._where)
+        if (lease.get("spec") or {}).get("holderIdentity") != self._identity:
+            raise LeadershipLostError("another operator holds the Lease")
+        return await self._take(lease)
 
     async def resign(self) -> None:
         """Give the Lease back, so that the next need not wait for its end."""

@@ -13,6 +13,12 @@ PLAN_SECONDS = Histogram(
     "Duration of planning a job or a part of it.",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
+LAST_PASS = Gauge(
+    "evenkeel_operator_last_pass_timestamp_seconds", "When the last pass over all jobs ended well."
+)
+DEFECTS = Counter(
+    "evenkeel_operator_defects_total", "Jobs left alone for a pass because handling them failed."
+)
 JOBS = Gauge("evenkeel_operator_jobs", "InferenceJobs there are.")
 LEADER = Gauge("evenkeel_operator_leader", "1 while this process leads.")
 EVENTS = Counter("evenkeel_operator_events_total", "Events posted.", ["reason"])

@@ -7,8 +7,10 @@ written) only saves work.
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +22,12 @@ from evenkeel_core.jobs import Job
 from evenkeel_core.plans import Plan, Refusal
 from evenkeel_core.reasons import Reason
 from evenkeel_kube import client, jobs, names, plans, volumes
-from evenkeel_kube.client import ApiError, Client
+from evenkeel_kube.client import ApiError, Client, Conflict
 from evenkeel_operator import deciding, following, gathering, handlers, metrics, reporting
 from evenkeel_operator.acting import JOBS, Actor
-from evenkeel_operator.deciding import Decision, View
+from evenkeel_operator.deciding import Decision, Group, View
 from evenkeel_operator.gathering import Caches, Snapshot
+from evenkeel_operator.leading import LeadershipLostError
 from evenkeel_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,10 @@ Object = dict[str, Any]
 
 RELIST = 60.0
 """Seconds between looks for jobs that vanished while kopf was not watching."""
+LOOK_EVERY = 5.0
+"""Seconds between looks for an input that is not there."""
+REFUSED_AGAIN = 30.0
+"""Seconds until pods are tried again of which the API server refused one."""
 STATUS_EVERY = 1.0
 """Seconds between two writes of mere counts of one job."""
 
@@ -46,15 +53,43 @@ class Memory:
     """What is remembered of one job between passes, to save work."""
 
     lines: Sequence[str] | None = None
+    looked: float = -math.inf
+    """Monotonic time of the last look for lines that were not there."""
+    missing: str = ""
+    """What that look found."""
+    job: tuple[object, Job] | None = None
+    """The job as last read, and from what."""
+    groups: tuple[plans.Record, dict[str, Group]] | None = None
+    """The groups of a plan, and of which."""
     refusals: tuple[Refusal, ...] = ()
+    obstacle: str = ""
+    """Why the API server refused the last pod."""
+    again: float = -math.inf
+    """Monotonic time before which no pod is created, since one was refused."""
     signature: int = 0
     wrote: float = 0.0
     status: Object = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
+    refused: tuple[str, str] = ("", "")
+    """Reason and message of the last refusal that was told as an event."""
+    unread: str = ""
+    """Why the plan on record can't be read."""
+    defect: str = ""
+    """What failed in this operator at the last try, were it its own fault."""
 
 
 class Operator:
-    """The reconciling loop of one leader."""
+    """The reconciling loop of one leader.
+
+    Parameters
+    ----------
+    api : Client
+    settings : Settings
+    now : callable
+        Seconds since the epoch.
+    confirm : callable
+        Raises where this process may not lead any more; asked before every write.
+    """
 
     def __init__(
         self,
@@ -62,6 +97,7 @@ class Operator:
         settings: Settings,
         *,
         now: Callable[[], float] = time.time,
+        confirm: Callable[[], None] = lambda: None,
     ) -> None:
         self._api = api
         self._settings = settings
@@ -72,21 +108,19 @@ class Operator:
         self._caches = Caches(api, self._wake.set)
         self._servers = gathering.Servers()
         self._records: dict[str, tuple[str, plans.Record | None]] = {}
-        self._actor = Actor(api, self._caches, settings.concurrency)
+        self._confirm = confirm
+        self._actor = Actor(api, self._caches, settings.concurrency, confirm)
         self._listed = 0.0
-        self._synced = False
-        self.passed = 0.0
-        """Monotonic time at which the last pass ended well."""
 
     # Watching
 
     def seen(self, kind: str, job: Object) -> None:
         """Take over a job as kopf saw it."""
         key = _key(job)
-        if kind == "DELETED":
-            self._jobs.pop(key, None)
-        else:
+        if kind != "DELETED":
             self._keep(job)
+        elif key in self._jobs and _uid(self._jobs[key]) == _uid(job):
+            del self._jobs[key]  # and not a namesake that was created since
         self._wake.set()
 
     def _keep(self, job: Object) -> None:
@@ -119,10 +153,12 @@ class Operator:
 
     async def _relist(self) -> None:
         """Forget jobs that vanished while nobody was watching."""
-        found, _ = await self._api.list(client.path(names.API_VERSION, JOBS))
-        there = {_key(job): job["metadata"]["uid"] for job in found}
-        for key in [k for k, job in self._jobs.items() if there.get(k) != job["metadata"]["uid"]]:
-            del self._jobs[key]
+        found, version = await self._api.list(client.path(names.API_VERSION, JOBS))
+        there = {_key(job): _uid(job) for job in found}
+        for key, job in list(self._jobs.items()):
+            # What is newer than the list was created while it was read.
+            if there.get(key) != _uid(job) and _version(job) <= int(version):
+                del self._jobs[key]
         for job in found:
             job.setdefault("apiVersion", names.API_VERSION)
             job.setdefault("kind", "InferenceJob")
@@ -142,8 +178,9 @@ class Operator:
             try:
                 if began - self._listed > RELIST:
                     await self._relist()
+                self._confirm()
                 await self._pass()
-                self.passed = time.monotonic()
+                metrics.LAST_PASS.set_to_current_time()
                 metrics.PASSES.labels("ok").inc()
             except ApiError as error:
                 metrics.PASSES.labels("error").inc()
@@ -157,10 +194,10 @@ class Operator:
         now = self._now()
         snapshot = gathering.snapshot(self._caches, self._servers)
         views = await self._views(snapshot)
-        decisions = {
-            key: deciding.decide(view, snapshot.servers, now, self._settings)
-            for key, view in views.items()
-        }
+        decisions: dict[str, Decision] = {}
+        for key, view in views.items():
+            with self._apart(view.manifest):
+                decisions[key] = deciding.decide(view, snapshot.servers, now, self._settings)
         await self._plan(views, decisions, snapshot)
         await asyncio.gather(
             *(self._act(views[key].manifest, decision, now) for key, decision in decisions.items())
@@ -169,42 +206,77 @@ class Operator:
         await self._orphans(snapshot)
         metrics.JOBS.set(len(views))
 
+    @contextmanager
+    def _apart(self, job: Object) -> Iterator[None]:
+        """Keep one job's trouble from the others: log it, count it, go on with the next."""
+        try:
+            yield
+        except LeadershipLostError:
+            raise
+        except ApiError as error:
+            metrics.WRITE_ERRORS.inc()
+            log.warning("%s: %s", _key(job), error)
+        except Exception as error:
+            memory = self._memory.setdefault(_uid(job), Memory())
+            metrics.DEFECTS.inc()
+            if repr(error) not in memory.told:
+                memory.told.add(repr(error))
+                log.exception("%s: %s", _key(job), Reason.DEFECT.sentence)
+            memory.defect = f"{type(error).__name__}: {error}"
+
     async def _views(self, snapshot: Snapshot) -> dict[str, View]:
-        signature = snapshot.signature()
-        live = {job["metadata"]["uid"] for job in self._jobs.values()}
-        for remembered in (self._memory, self._records):
-            for uid in [uid for uid in remembered if uid not in live]:
-                del remembered[uid]
-        queued = []
-        records: dict[str, plans.Record | None] = {}
-        for key, job in self._jobs.items():
-            records[key] = self._recorded(job)
-            if not reporting.finished(job):
-                queued.append(self._queued(key, job, records[key]))
+        self._forget_the_gone()
+        known = dict(self._jobs)  # jobs come and go while inputs are read
+        records = {key: self._recorded(job) for key, job in known.items()}
+        queued = [
+            self._queued(key, job, records[key])
+            for key, job in known.items()
+            if not reporting.finished(job)
+        ]
         admitted = admitting.admitted(queued)
         positions = {item.key: place for place, item in enumerate(admitting.queue(queued))}
+        signature = snapshot.signature()
         views = {}
-        for key in sorted(self._jobs, key=lambda key: (positions.get(key, len(positions)), key)):
-            job = self._jobs[key]
+        for key in sorted(known, key=lambda key: (positions.get(key, len(positions)), key)):
+            job = known[key]
             if job["metadata"].get("deletionTimestamp"):
                 continue
-            memory = self._memory.setdefault(job["metadata"]["uid"], Memory())
+            memory = self._memory.setdefault(_uid(job), Memory())
             if memory.signature != signature:
                 memory.refusals, memory.signature = (), signature
-            read, problem = await self._read(job, memory)
-            if read is not None:
-                read = volumes.confined(read, job, snapshot.storage)
+            read, problem = await self._seen(job, memory, records[key], snapshot)
             views[key] = View(
                 manifest=job,
                 job=read,
                 problem=problem,
                 record=records[key],
-                pods=snapshot.by_job.get(job["metadata"]["uid"], ()),
+                pods=snapshot.by_job.get(f"{job['metadata']['namespace']}/{_uid(job)}", ()),
                 refusals=memory.refusals,
+                obstacle=memory.obstacle,
+                steady=snapshot.steady,
                 admitted=key in admitted,
                 position=positions.get(key, 0),
             )
         return views
+
+    def _forget_the_gone(self) -> None:
+        live = {_uid(job) for job in self._jobs.values()}
+        for remembered in (self._memory, self._records):
+            for uid in [uid for uid in remembered if uid not in live]:
+                del remembered[uid]
+
+    async def _seen(
+        self, job: Object, memory: Memory, record: plans.Record | None, snapshot: Snapshot
+    ) -> tuple[Job | None, tuple[Reason, str] | None]:
+        """Return the job as it may run now, or why it can't be worked on."""
+        if memory.unread:
+            return None, (Reason.PLAN_NOT_READABLE, memory.unread)
+        with self._apart(job):
+            read, problem = await self._read(job, memory, record)
+            if read is not None:
+                read = volumes.confined(read, job, snapshot.storage)
+            return read, problem
+        return None, (Reason.DEFECT, memory.defect or Reason.DEFECT.sentence)
 
     def _recorded(self, job: Object) -> plans.Record | None:
         """Return the plan on record, if it is of this job and not of a namesake's."""
@@ -217,8 +289,18 @@ class Operator:
         uid, version = metadata["uid"], found["metadata"]["resourceVersion"]
         held = self._records.get(uid)
         if held is None or held[0] != version:
-            held = self._records[uid] = (version, gathering.record(found))
+            held = self._records[uid] = (version, self._decoded(uid, found))
         return held[1]
+
+    def _decoded(self, uid: str, config_map: Object) -> plans.Record | None:
+        """Return the plan; one that can't be read stops its job, for its attempts are in it."""
+        memory = self._memory.setdefault(uid, Memory())
+        memory.unread = ""
+        try:
+            return gathering.record(config_map)
+        except plans.RecordError as error:
+            memory.unread = str(error)
+            return None
 
     def _queued(self, key: str, job: Object, record: plans.Record | None) -> admitting.Queued:
         return admitting.Queued(
@@ -237,7 +319,7 @@ class Operator:
         return next((int(c["value"]) for c in classes.values() if c.get("globalDefault")), 0)
 
     async def _read(
-        self, job: Object, memory: Memory
+        self, job: Object, memory: Memory, record: plans.Record | None
     ) -> tuple[Job | None, tuple[Reason, str] | None]:
         """Return the job as the core sees it, or why it can't be seen yet."""
         if reporting.finished(job):
@@ -248,9 +330,12 @@ class Operator:
             return None, (Reason.INSPECTING, message)
         reference = given.get("configMapRef")
         if reference and memory.lines is None:
-            memory.lines, missing = await self._lines(job, reference)
-            if missing:
-                return None, (Reason.INSPECTING, missing)
+            await self._look_for_lines(job, reference, memory)
+            if memory.lines is None and record is None:
+                return None, (Reason.INSPECTING, memory.missing)
+        source = (job["metadata"].get("generation"), self._priority(job), memory.lines is None)
+        if memory.job is not None and memory.job[0] == source:
+            return memory.job[1], None
         try:
             read = jobs.job(job, priority=self._priority(job), lines=memory.lines)
         except jobs.UnknownModel as error:
@@ -258,7 +343,19 @@ class Operator:
         except jobs.InvalidJob as error:
             return None, (Reason.NOT_ACCEPTED, str(error))
         reason = deciding.unavailable(read)
-        return (read, None) if reason is None else (None, (Reason.ENGINE_UNAVAILABLE, reason))
+        if reason is not None:
+            return None, (Reason.ENGINE_UNAVAILABLE, reason)
+        memory.job = (source, read)
+        return read, None
+
+    async def _look_for_lines(
+        self, job: Object, reference: Mapping[str, str], memory: Memory
+    ) -> None:
+        """Read the input, now and then where it was not there."""
+        if time.monotonic() - memory.looked < LOOK_EVERY:
+            return
+        memory.lines, memory.missing = await self._lines(job, reference)
+        memory.looked = time.monotonic()
 
     async def _lines(
         self, job: Object, reference: Mapping[str, str]
@@ -279,28 +376,40 @@ class Operator:
     # Planning
 
     async def _plan(
-        self, views: Mapping[str, View], decisions: Mapping[str, Decision], snapshot: Snapshot
+        self, views: Mapping[str, View], decisions: dict[str, Decision], snapshot: Snapshot
     ) -> None:
         """Make the plans that are asked for; in a thread, for the loop has a Lease to renew."""
         fresh: dict[str, float] = {}
-        for key, decision in decisions.items():
-            view = views[key]
-            if view.job is None or not (decision.plan or decision.replan):
+        for key, decision in list(decisions.items()):
+            if not (decision.plan or decision.replan):
                 continue
-            uid = view.manifest["metadata"]["uid"]
-            # Plans of this very pass have no pods yet that would show in the snapshot.
-            loads = _sum(gathering.loads(snapshot.own, uid), fresh)
-            servers = list(snapshot.servers.values())
-            began = time.monotonic()
-            if decision.plan:
-                made = await asyncio.to_thread(planning.plan, view.job, servers, loads)
-            else:
-                made = await asyncio.to_thread(_replan, view, decision, servers, loads)
-            metrics.PLAN_SECONDS.observe(time.monotonic() - began)
-            self._take_over(view, decision, made)
-            if decision.plan:
-                names_ = {subtask.group for subtask in made.graph.subtasks}
-                fresh = _sum(fresh, planning.committed(made, names_))
+            planned = False
+            with self._apart(views[key].manifest):
+                fresh = await self._plan_one(views[key], decision, snapshot, fresh)
+                planned = True
+            if not planned:
+                del decisions[key]  # what was to be recorded beside the plan is not
+
+    async def _plan_one(
+        self, view: View, decision: Decision, snapshot: Snapshot, fresh: dict[str, float]
+    ) -> dict[str, float]:
+        """Plan a job, or a part of it anew; return the loads that plans of this pass commit."""
+        assert view.job is not None  # noqa: S101 - else nothing asks for a plan
+        uid = _uid(view.manifest)
+        # Plans of this very pass have no pods yet that would show in the snapshot.
+        loads = _sum(gathering.loads(snapshot.own, uid), fresh)
+        servers = list(snapshot.servers.values())
+        began = time.monotonic()
+        if decision.plan:
+            made = await asyncio.to_thread(planning.plan, view.job, servers, loads)
+        else:
+            made = await asyncio.to_thread(_replan, view, decision, servers, loads)
+        metrics.PLAN_SECONDS.observe(time.monotonic() - began)
+        self._take_over(view, decision, made)
+        if not decision.plan:
+            return fresh
+        groups = {subtask.group for subtask in made.graph.subtasks}
+        return _sum(fresh, planning.committed(made, groups))
 
     def _take_over(self, view: View, decision: Decision, made: Plan) -> None:
         memory = self._memory[view.manifest["metadata"]["uid"]]
@@ -308,14 +417,17 @@ class Operator:
             memory.refusals = made.refusals
             reason, message = reporting.refused(made.refusals)
             decision.events = [e for e in decision.events if e[1] != Reason.REPLANNED]
-            decision.events.append(("Warning", reason, message))
+            if (reason, message) != memory.refused:
+                memory.refused = (reason, message)
+                decision.events.append(("Warning", reason, message))
             if decision.record is not None and view.record is not None:
                 decision.record = _uncounted(decision.record, view.record, decision.moving)
             self._wake.set()
             return
         memory.refusals = ()
         if decision.plan:
-            decision.record = plans.Record(1, made)
+            # Pods of a plan that is not on record any more may run on: their attempts are over.
+            decision.record = plans.Record(1, made, following.attempts_after(view.pods, made))
             seconds = f"{made.makespan:.0f} s"
             message = f"{len(made.assignments)} subtasks planned, predicted {seconds}"
             decision.events.append(("Normal", str(Reason.PLANNED), message))
@@ -328,18 +440,22 @@ class Operator:
 
     async def _act(self, job: Object, decision: Decision, now: float) -> None:
         """Write what a job needs; its trouble is not the others': the next pass tries again."""
-        try:
-            await self._write(job, decision, now)
-        except ApiError as error:
-            metrics.WRITE_ERRORS.inc()
-            log.warning("%s: %s", _key(job), error)
+        with self._apart(job):
+            try:
+                await self._write(job, decision, now)
+            except Conflict as error:
+                log.info("%s changed meanwhile: %s", _key(job), error)
 
     async def _write(self, job: Object, decision: Decision, now: float) -> None:
         """Write first what must be on record, then what depends on it."""
         if decision.record is not None:
             metadata = job["metadata"]
             name = f"{metadata['namespace']}/{plans.name(metadata['name'])}"
-            await self._actor.record(job, decision.record, self._caches.plans.items.get(name))
+            before = self._caches.plans.items.get(name)
+            if await self._actor.record(job, decision.record, before) is None:
+                self._not_recorded(job, decision, before, now)
+                await self._write_status(job, decision.status, now)
+                return
             self._wake.set()
         await self._write_status(job, decision.status, now)
         errors = await self._actor.strip(decision.strip)
@@ -354,17 +470,33 @@ class Operator:
             log.warning("write: %s", error)
         metrics.WRITE_ERRORS.inc(len(errors))
 
+    def _not_recorded(
+        self, job: Object, decision: Decision, before: Object | None, now: float
+    ) -> None:
+        """Say what keeps a plan off the record, where it is more than a race with ourselves."""
+        if before is not None:
+            return
+        name = plans.name(job["metadata"]["name"])
+        message = f"a ConfigMap {name} that is not this job's plan is in the way; delete it"
+        wanted = {"Planned": ("False", str(Reason.PLAN_NOT_WRITTEN), message)}
+        decision.status = deciding.status(job, wanted, now)
+
     async def _create(self, job: Object, decision: Decision, now: float) -> list[ApiError]:
+        memory = self._memory[_uid(job)]
+        if not decision.create or time.monotonic() < memory.again:
+            return []
         errors = await self._actor.create(decision.create)
-        invalid = next(
+        refused = next(
             (e for e in errors if isinstance(e, client.Invalid | client.Forbidden)), None
         )
-        if invalid is not None:
-            memory = self._memory[job["metadata"]["uid"]]
-            if invalid.message not in memory.told:
-                memory.told.add(invalid.message)
-                await self._actor.event(job, "Warning", "PodNotCreated", invalid.message, now)
-        if len(decision.create) >= self._settings.create_batch:
+        memory.obstacle = "" if refused is None else refused.message
+        if refused is not None:
+            memory.again = time.monotonic() + REFUSED_AGAIN
+            if refused.message not in memory.told:
+                memory.told.add(refused.message)
+                reason = str(Reason.POD_NOT_CREATED)
+                await self._actor.event(job, "Warning", reason, refused.message, now)
+        elif len(decision.create) >= self._settings.create_batch:
             self._wake.set()
         return errors
 
@@ -404,18 +536,13 @@ class Operator:
         ]
         if not waiting:
             return
-        scales = {
-            view.manifest["metadata"]["uid"]: float(
-                (view.manifest["spec"].get("runtime") or {}).get("timeScale") or 1.0
-            )
-            for view in views.values()
-        }
-        taken = gathering.occupied(snapshot.own, scales, now)
+        taken = gathering.occupied(snapshot.own, now)
         released = releasing.release(waiting, gathering.room(snapshot.servers), taken)
         opened = []
         for key in released.now:
             job_key, _, group = key.rpartition("/")
-            opened += self._patches(views[job_key], group, now)
+            with self._apart(views[job_key].manifest):
+                opened += self._patches(views[job_key], group, now)
         errors = await self._actor.open(opened)
         for error in errors[:3]:
             log.warning("release: %s", error)
@@ -423,8 +550,10 @@ class Operator:
     def _patches(self, view: View, name: str, now: float) -> list[tuple[Object, list[Object]]]:
         assert view.job is not None  # noqa: S101 - it has waiting groups
         assert view.record is not None  # noqa: S101
-        record = view.record
-        group = next(g for g in deciding.groups(view.job, record) if g.name == name)
+        record, memory = view.record, self._memory[_uid(view.manifest)]
+        if memory.groups is None or memory.groups[0] is not record:
+            memory.groups = (record, {g.name: g for g in deciding.groups(view.job, record)})
+        group = memory.groups[1][name]
         attempt = record.attempts.get(name, 1)
         found = [
             pod
@@ -440,10 +569,14 @@ class Operator:
 
     async def _orphans(self, snapshot: Snapshot) -> None:
         """Let the pods of jobs that are gone go, once the API server confirms that they are."""
-        live = {job["metadata"]["uid"] for job in self._jobs.values()}
-        for uid, found in snapshot.by_job.items():
+        live = {
+            f"{job['metadata']['namespace']}/{_uid(job)}"
+            for job in self._jobs.values()
+            if not job["metadata"].get("deletionTimestamp")
+        }
+        for owner, found in snapshot.by_job.items():
             held = [p for p in found if names.FINALIZER in p["metadata"].get("finalizers", ())]
-            if uid in live or not held or await self._actor.exists(held[0]):
+            if owner in live or not held or await self._actor.exists(held[0]):
                 continue
             await self._actor.delete(p for p in held if not p["metadata"].get("deletionTimestamp"))
             await self._actor.strip(held)
@@ -490,6 +623,10 @@ def _transitions(before: Object, after: Object) -> bool:
 
 def _key(job: Object) -> str:
     return f"{job['metadata']['namespace']}/{job['metadata']['name']}"
+
+
+def _uid(job: Object) -> str:
+    return str(job["metadata"]["uid"])
 
 
 def _version(job: Object) -> int:

@@ -35,5 +35,7 @@ class Settings:
     """Longest pause before an attempt in seconds."""
     kill_after: float = 10.0
     """Seconds after its deletion was due that a pod on a ready node is taken for gone."""
+    start_after: float = 60.0
+    """Seconds a bound pod may wait for its image or a volume before it is tried elsewhere."""
     stuck_after: float = 60.0
     """Seconds after which a released single pod that is not bound is planned anew."""

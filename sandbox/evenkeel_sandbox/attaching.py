@@ -86,6 +86,7 @@ def _start_operator(cluster: "Cluster") -> None:
     config = cluster.folder / "kubeconfigs" / "operator"
     port = cluster.state.ports[OPERATOR]
     words = ["--kubeconfig", str(config), "--metrics-port", str(port)]
+    words += ["--metrics-address", "127.0.0.1"]
     _start(cluster, OPERATOR, [sys.executable, "-m", "evenkeel_operator", *words])
     cluster.wait("the operator", lambda: _answers(port, "/metrics"), needs=(OPERATOR,))
 

@@ -16,6 +16,7 @@ JOB: dict[str, Any] = {
     "metadata": {
         "name": "llama-8b-batch",
         "namespace": "default",
+        "uid": "u-1",
         "creationTimestamp": "2026-01-01T00:00:00Z",
     },
     "spec": {"runtime": {"timeScale": 4}},
@@ -40,7 +41,7 @@ def planned() -> tuple[plans.Record, list[Server]]:
 
 
 def pod(subtask: str, node: str | None, attempt: int = 1, **state: Any) -> dict[str, Any]:
-    name = pods.pod_name(JOB["metadata"]["name"], subtask, attempt)
+    name = pods.pod_name(JOB["metadata"], subtask, attempt)
     spec = {"nodeName": node} if node else {"schedulingGates": [{"name": names.GATE}]}
     return {"metadata": {"name": name}, "spec": spec, "status": state}
 

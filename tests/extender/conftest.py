@@ -36,6 +36,17 @@ def make_node(name: str, cpu: str = "8", **more: Any) -> Object:
     }
 
 
+def controller(uid: str) -> Object:
+    """Return the reference by which a job owns what is its own."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "InferenceJob",
+        "name": "job",
+        "uid": uid,
+        "controller": True,
+    }
+
+
 def make_pod(
     subtask: str = "",
     *,
@@ -53,6 +64,7 @@ def make_pod(
     metadata: Object = {"name": uid.removeprefix("uid-"), "namespace": "default", "uid": uid}
     if subtask:
         metadata["labels"] = {names.LABEL_JOB_UID: job, names.LABEL_SUBTASK: subtask}
+        metadata["ownerReferences"] = [controller(job)]
         metadata["annotations"] = {
             names.ANNOTATION_SERVER: server,
             names.ANNOTATION_WORK: f"{work}",
@@ -105,7 +117,12 @@ def make_record(
 
 def make_config_map(record: plans.Record, job: str = JOB) -> Object:
     return {
-        "metadata": {"name": "p", "labels": {names.LABEL_JOB_UID: job, names.LABEL_PLAN: "true"}},
+        "metadata": {
+            "name": plans.name("job"),
+            "namespace": "default",
+            "labels": {names.LABEL_JOB_UID: job, names.LABEL_PLAN: "true"},
+            "ownerReferences": [controller(job)],
+        },
         "binaryData": {plans.KEY: plans.encode(record)},
     }
 

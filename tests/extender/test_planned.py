@@ -21,7 +21,7 @@ def test_every_subtask_finds_its_costs_and_neighbours(make: Any) -> None:
         edges=[("a", "b", 100)],
     )
     found = decode(make.config_map(record))
-    assert found.job == "job-uid"
+    assert found.job == "default/job-uid"
     a, b = found.subtasks["a"], found.subtasks["b"]
     assert dict(a.costs) == {"n1": 1.0, "n2": 2.0}
     assert dict(b.costs) == {"n1": float("inf"), "n2": 4.0}

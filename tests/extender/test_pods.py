@@ -11,7 +11,12 @@ from evenkeel_kube import names
 
 def test_a_pod_of_a_job(make: Any) -> None:
     pod = make.read(make.pod("a", server="n1", cpu="1500m", work=7))
-    assert (pod.key, pod.job, pod.subtask, pod.planned) == ("default/a", "job-uid", "a", "n1")
+    assert (pod.key, pod.job, pod.subtask, pod.planned) == (
+        "default/a",
+        "default/job-uid",
+        "a",
+        "n1",
+    )
     assert pod.demand == {"cpu": 1500, "pods": 1}
     assert (pod.work, pod.server, pod.reserves, pod.over) == (7.0, "n1", True, False)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evenkeel_core.jobs import Constraints, Toleration
-from evenkeel_kube import plans, pods
+from evenkeel_kube import names, plans, pods
 from evenkeel_sandbox import attaching
 from evenkeel_sandbox.clusters import Cluster
 from evenkeel_sandbox.simulated import SimulatedNode
@@ -20,6 +20,7 @@ Object = dict[str, Any]
 NODES = tuple(f"n{number}" for number in range(1, 7))
 PODS = "/api/v1/namespaces/default/pods"
 RECORDS = "/api/v1/namespaces/default/configmaps"
+JOBS = f"/apis/{names.API_VERSION}/namespaces/default/inferencejobs"
 
 
 class Scheduled:
@@ -28,12 +29,21 @@ class Scheduled:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
 
-    def plan(self, job: str, record: plans.Record) -> None:
-        """Put a plan on record."""
-        metadata = {"name": job, "namespace": "default", "uid": job}
-        manifest = plans.manifest({"metadata": metadata}, record)
-        del manifest["metadata"]["ownerReferences"]
-        self.cluster.api.create(RECORDS, manifest)
+    def plan(self, record: plans.Record) -> str:
+        """Put a plan on record, and a job that owns it; return the job's uid."""
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": "InferenceJob",
+            "metadata": {"name": "job", "namespace": "default"},
+            "spec": {
+                "model": {"uri": "file://llama-3.1-8b-instruct-q4_k_m.gguf"},
+                "input": {"prompts": ["why"]},
+                "suspend": True,
+            },
+        }
+        job = self.cluster.api.create(JOBS, body)
+        self.cluster.api.create(RECORDS, plans.manifest(job, record))
+        return str(job["metadata"]["uid"])
 
     def create(self, pod: Object) -> Object:
         """Create a pod that may run on simulated nodes."""
@@ -112,7 +122,7 @@ def scheduled() -> Iterator[Scheduled]:
 @pytest.fixture(autouse=True)
 def clean(scheduled: Scheduled) -> Iterator[None]:
     yield
-    for collection in (PODS, RECORDS):
+    for collection in (PODS, RECORDS, JOBS):
         scheduled.cluster.api.call("DELETE", f"{collection}?gracePeriodSeconds=0")
     scheduled.wait("empty", lambda: all(row["load"] == 0 for row in scheduled.ask("/servers")))
 
@@ -127,9 +137,9 @@ def planned(scheduled: Scheduled, make: Any) -> Callable[..., list[Object]]:
             for name, server in where.items()
         }
         tolerant = Constraints(tolerations=(Toleration(operator="Exists"),))
-        scheduled.plan("job", make.record(rows, where, constraints=tolerant))
+        uid = scheduled.plan(make.record(rows, where, constraints=tolerant))
         created = [
-            scheduled.create(make.pod(name, server=server, cpu=cpu, gated=True, job="job"))
+            scheduled.create(make.pod(name, server=server, cpu=cpu, gated=True, job=uid))
             for name, server in where.items()
         ]
         scheduled.wait("the plan is known", lambda: all(scheduled.known(name) for name in where))
@@ -174,7 +184,8 @@ def test_a_pod_that_fits_nowhere_is_told_why(
 ) -> None:
     (unlucky,) = planned({"t": "n1"}, cpu="5")
     # Our gate has fallen, somebody else's has not: not bound, but its room is reserved.
-    other = make.pod("w", server="n1", cpu="5", job="job")
+    job = unlucky["metadata"]["ownerReferences"][0]["uid"]
+    other = make.pod("w", server="n1", cpu="5", job=job)
     other["spec"]["schedulingGates"] = [{"name": "example.com/foreign"}]
     scheduled.create(other)
     scheduled.free("n1", 2200)

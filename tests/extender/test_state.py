@@ -69,7 +69,7 @@ async def test_ready_means_that_every_watch_was_read(watched: tuple[State, Api])
     state, _ = watched
     assert sorted(state.snapshot.servers) == ["n1", "n2", "n3"]
     assert sorted(state.snapshot.keys) == ["default/a", "default/b", "default/c"]
-    assert list(state.snapshot.plans) == ["job-uid"]
+    assert list(state.snapshot.plans) == ["default/job-uid"]
     assert state.silence() < 5
 
 
@@ -132,7 +132,7 @@ async def test_what_can_not_be_read_is_left_out(
     api.tell("ADDED", "configmaps", config_map)
     await until(lambda: "n4" in state.snapshot.servers)
     assert sorted(state.snapshot.servers) == ["n1", "n3", "n4"]
-    assert list(state.snapshot.plans) == ["job-uid"]
+    assert list(state.snapshot.plans) == ["default/job-uid"]
 
 
 def test_servers_are_made_anew_only_when_something_of_them_changed(make: Any) -> None:

@@ -203,7 +203,12 @@ def test_only_simulators_run_on_simulated_servers() -> None:
     ("pod", "said"),
     [
         ({"containers": [{"resources": {"requests": {"cpu": "much"}}}]}, "not a quantity"),
-        ({"affinity": 3}, "nodeAffinity"),
+        ({"affinity": 3}, "affinity"),
+        ({"nodeSelector": "x"}, "nodeSelector"),
+        ({"nodeSelector": {"a": 1}}, "nodeSelector"),
+        ({"schedulingGates": 5}, "schedulingGates"),
+        ({"containers": [{"env": 5}]}, "env"),
+        ({"tolerations": [{"key": [1]}]}, "tolerations"),
         ({"affinity": {"nodeAffinity": 3}}, "nodeAffinity"),
         ({"tolerations": [1]}, "tolerations"),
     ],

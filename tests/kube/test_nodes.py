@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from evenkeel_core import facts
-from evenkeel_core.quantities import CPU, GIB, MEMORY
+from evenkeel_core.quantities import CPU, GIB, MEMORY, PODS
 from evenkeel_kube import names, nodes
 
 Object = dict[str, Any]
@@ -138,10 +138,36 @@ def pod(where: str | None, phase: str = "Running", labels: Object | None = None)
     }
 
 
+def controller(uid: str, **more: Any) -> Object:
+    reference = {"apiVersion": names.API_VERSION, "kind": "InferenceJob", "name": "j", "uid": uid}
+    return {**reference, "controller": True, **more}
+
+
+@pytest.mark.parametrize(
+    ("missing", "references"),
+    [
+        ("", []),
+        ("", [controller("v")]),
+        ("", [controller("u", controller=False)]),
+        ("", [controller("u", kind="Job")]),
+        ("", [controller("u", apiVersion="example.com/v1")]),
+        (names.LABEL_GROUP, [controller("u")]),
+        (names.LABEL_SUBTASK, [controller("u")]),
+    ],
+)
+def test_a_label_alone_makes_no_pod_ours(missing: str, references: list[Object]) -> None:
+    labels = {key: "u" for key in nodes.SUBTASK_LABELS if key != missing}
+    stranger = pod("n", labels=labels)
+    stranger["metadata"]["ownerReferences"] = references
+    assert not nodes.ours(stranger)
+
+
 def test_what_others_run_is_not_there_for_us() -> None:
-    ours = {names.LABEL_JOB_UID: "u"}
-    pods = [pod("n"), pod("n", "Pending"), pod("n", "Succeeded"), pod(None), pod("n", labels=ours)]
-    assert nodes.foreign(pods) == {"n": {CPU: 4000}}
+    labels = dict.fromkeys(nodes.SUBTASK_LABELS, "u")
+    ours = pod("n", labels=labels)
+    ours["metadata"]["ownerReferences"] = [controller("u")]
+    pods = [pod("n"), pod("n", "Pending"), pod("n", "Succeeded"), pod(None), ours]
+    assert nodes.foreign(pods) == {"n": {CPU: 4000, PODS: 2}}
     (found,) = nodes.servers([node()], (), pods)
     assert found.allocatable[CPU] == 60_000
     (full,) = nodes.servers([node(cpu="1")], (), pods)

@@ -55,7 +55,7 @@ SIMULATED = {
 
 def test_a_simulator_pod_is_nobody_and_knows_its_shard() -> None:
     pod = rendered(SIMULATED)
-    assert pod["metadata"]["name"] == "job-batch-0-a2"
+    assert pod["metadata"]["name"].startswith("job-batch-0-a2-")
     assert pod["metadata"]["labels"]["team"] == "x"
     assert pod["spec"]["automountServiceAccountToken"] is False
     assert pod["spec"]["schedulerName"] == "evenkeel"
@@ -115,8 +115,17 @@ def test_foreign_gates_stay() -> None:
     assert gates["value"] == [{"name": "other.example/gate"}]
 
 
+def test_jobs_with_names_that_run_together_share_no_pod() -> None:
+    first = pods.pod_name({"name": "a-b", "uid": "1"}, "c-0", 1)
+    second = pods.pod_name({"name": "a", "uid": "2"}, "b-c-0", 1)
+    namesake = pods.pod_name({"name": "a", "uid": "3"}, "b-c-0", 1)
+    assert len({first, second, namesake}) == 3
+    assert all(name.startswith("a-b-c-0-a1-") for name in (first, second, namesake))
+
+
 def test_long_names_are_shortened_and_stay_different() -> None:
-    first, second = (pods.pod_name("j" * 60, f"task-{n}", 1) for n in (1, 2))
+    job = {"name": "j" * 60, "uid": "u"}
+    first, second = (pods.pod_name(job, f"task-{n}", 1) for n in (1, 2))
     assert first != second
     assert len(first) <= 63
     assert len(second) <= 63

@@ -9,7 +9,7 @@ import pytest
 from evenkeel_core.plans import Refusal
 from evenkeel_core.reasons import Reason
 from evenkeel_core.servers import Server
-from evenkeel_kube import names
+from evenkeel_kube import names, pods
 from evenkeel_operator import deciding, reporting
 from evenkeel_operator.deciding import Decision, View
 from evenkeel_operator.settings import Settings
@@ -26,11 +26,15 @@ def decide(view: View, servers: dict[str, Server], now: float = NOW) -> Decision
 
 def created(view: View, servers: dict[str, Server]) -> dict[str, Object]:
     """Return the pods a pass would create, as the API server would hold them."""
-    pods = decide(view, servers).create
-    for pod in pods:
+    made = decide(view, servers).create
+    for pod in made:
         pod["metadata"] |= {"uid": pod["metadata"]["name"], "resourceVersion": "1"}
         pod["status"] = {"phase": "Pending"}
-    return {pod["metadata"]["labels"][names.LABEL_SUBTASK]: pod for pod in pods}
+    return {pod["metadata"]["labels"][names.LABEL_SUBTASK]: pod for pod in made}
+
+
+def pod_name(subtask: str, attempt: int) -> str:
+    return pods.pod_name({"name": "job", "uid": "uid-1"}, subtask, attempt)
 
 
 def conditions(decision: Decision) -> dict[str, tuple[str, str]]:
@@ -69,7 +73,7 @@ def test_what_follows_starts_when_the_outcome_is_on_record(
     assert first.waiting == []
     recorded = replace(view, manifest={**dag, "status": first.status}, pods=tuple(pods.values()))
     second = decide(recorded, servers)
-    assert [pod["metadata"]["name"] for pod in second.strip] == ["job-a-0-a1"]
+    assert [pod["metadata"]["name"] for pod in second.strip] == [pod_name("a-0", 1)]
     assert sorted(item.key for _, item in second.waiting) == ["default/job/b-0", "default/job/b-1"]
 
 
@@ -125,9 +129,9 @@ def test_the_next_attempt_has_the_next_number_and_the_old_pod_goes(
     again = make_view(dag, (old,), attempts={"a-0": 2}, failures={"a-0": 1})
     decision = decide(again, servers)
     names_ = [pod["metadata"]["name"] for pod in decision.create]
-    assert "job-a-0-a2" in names_
+    assert pod_name("a-0", 2) in names_
     assert decision.strip == [old]
-    fresh = next(p for p in decision.create if p["metadata"]["name"] == "job-a-0-a2")
+    fresh = next(p for p in decision.create if p["metadata"]["name"] == pod_name("a-0", 2))
     assert float(fresh["metadata"]["annotations"][names.ANNOTATION_NOT_BEFORE]) > NOW
 
 
@@ -286,3 +290,137 @@ def test_the_stages_of_a_set_are_counted_each(
     }
     counts = decide(make_view(dag | {"spec": spec}), servers).status["subtaskCounts"]
     assert counts == {"total": 3, "waiting": 3, "running": 0, "succeeded": 0, "failed": 0}
+
+
+def released(pod: Object, at: float = NOW, **status: Any) -> Object:
+    """Return a pod whose gate fell."""
+    changed = {**pod, "spec": {**pod["spec"], "schedulingGates": []}}
+    annotations = {**pod["metadata"]["annotations"], names.ANNOTATION_RELEASED: str(at)}
+    changed["metadata"] = {**pod["metadata"], "annotations": annotations}
+    return {**changed, "status": {"phase": "Pending", **status}}
+
+
+TRIED = {"conditions": [{"type": "PodScheduled", "status": "False"}]}
+
+
+@pytest.mark.parametrize(
+    ("gates", "status", "anew"),
+    [
+        pytest.param([], TRIED, True, id="no server takes it"),
+        pytest.param([], {}, False, id="no scheduler has looked"),
+        pytest.param([{"name": "example.com/theirs"}], TRIED, False, id="another's gate holds it"),
+    ],
+)
+def test_an_unbound_pod_is_planned_anew_only_where_that_helps(
+    dag: Object,
+    make_view: Views,
+    servers: dict[str, Server],
+    gates: list[Object],
+    status: Object,
+    anew: bool,
+) -> None:
+    view = make_view(dag)
+    pods_ = created(view, servers)
+    pods_["a-0"] = released(pods_["a-0"], NOW - 61, **status)
+    pods_["a-0"]["spec"]["schedulingGates"] = gates
+    decision = decide(replace(view, pods=tuple(pods_.values())), servers)
+    assert bool(decision.record and decision.record.attempts) is anew
+
+
+@pytest.mark.parametrize(
+    ("reason", "seconds", "lost"),
+    [
+        ("ImagePullBackOff", 59, False),
+        ("ImagePullBackOff", 61, True),
+        ("ContainerCreating", 61, False),
+        ("ContainerCreating", 601, True),
+        ("PodInitializing", 9999, False),
+    ],
+)
+def test_what_can_not_start_where_it_is_is_tried_elsewhere(
+    dag: Object,
+    make_view: Views,
+    servers: dict[str, Server],
+    reason: str,
+    seconds: int,
+    lost: bool,
+) -> None:
+    view = make_view(dag)
+    pods_ = created(view, servers)
+    waiting = {"state": {"waiting": {"reason": reason, "message": "as the kubelet says"}}}
+    pods_["a-0"] = released(
+        pods_["a-0"],
+        startTime=reporting.stamp(NOW - seconds),
+        containerStatuses=[waiting],
+    )
+    pods_["a-0"]["spec"]["nodeName"] = "s1"
+    decision = decide(replace(view, pods=tuple(pods_.values())), servers)
+    assert (decision.record is not None) is lost
+    if lost:
+        assert decision.record is not None
+        assert decision.record.retries == {"a-0": 1}, "a free retry"
+        assert decision.record.avoid == {"a-0": ["s1"]}
+        assert reason in decision.events[0][2]
+    else:
+        assert conditions(decision)["Running"][0] == "False", "bound is not running"
+        assert decision.status["subtaskCounts"]["running"] == 0
+
+
+def test_the_deadline_does_not_run_while_a_job_is_suspended(
+    dag: Object, make_view: Views, servers: dict[str, Server]
+) -> None:
+    dag["spec"] |= {"activeDeadlineSeconds": 10, "suspend": True}
+    dag["status"] = {"startTime": reporting.stamp(NOW - 100)}
+    decision = decide(make_view(dag), servers)
+    assert conditions(decision)["Failed"][0] == "False"
+    assert decision.status["startTime"] is None, "it starts anew when the job is resumed"
+
+
+def test_a_failed_job_does_not_run(
+    dag: Object, make_view: Views, servers: dict[str, Server], with_status: Change
+) -> None:
+    dag["spec"]["backoffLimit"] = 0
+    view = make_view(dag)
+    pods_ = created(view, servers)
+    pods_["a-0"] = with_status(pods_["a-0"], "Failed", "s1")
+    pods_["b-0"] = with_status(pods_["b-0"], "Running", "s2")
+    decision = decide(replace(view, pods=tuple(pods_.values())), servers)
+    assert conditions(decision)["Failed"][0] == "True"
+    assert conditions(decision)["Running"][0] == "False"
+    assert decision.status["subtaskCounts"]["running"] == 0
+
+
+@pytest.mark.parametrize(
+    ("due", "steady", "anew"),
+    [
+        pytest.param(11, 1000, False, id="the node monitor may not have noticed"),
+        pytest.param(61, 1000, True, id="ready all the time and gone for long"),
+        pytest.param(1000, 5, False, id="back for a moment: its kubelet has not spoken"),
+    ],
+)
+def test_a_deleted_template_pod_is_gone_only_when_its_server_was_there_all_the_time(
+    dag: Object,
+    make_view: Views,
+    servers: dict[str, Server],
+    with_status: Change,
+    due: int,
+    steady: int,
+    anew: bool,
+) -> None:
+    view = replace(make_view(dag), steady={"s1": steady})
+    pods_ = created(view, servers)
+    pods_["a-0"] = with_status(pods_["a-0"], "Running", "s1")
+    pods_["a-0"]["metadata"]["deletionTimestamp"] = reporting.stamp(NOW - due)
+    decision = decide(replace(view, pods=tuple(pods_.values())), servers)
+    assert bool(decision.record and decision.record.attempts) is anew
+
+
+def test_a_template_killed_for_memory_is_not_given_more_than_its_user_wrote(
+    dag: Object, make_view: Views, servers: dict[str, Server], with_status: Change
+) -> None:
+    view = make_view(dag)
+    pods_ = created(view, servers)
+    pods_["a-0"] = with_status(pods_["a-0"], "Failed", "s1", **OUT_OF_MEMORY)
+    decision = decide(replace(view, pods=tuple(pods_.values())), servers)
+    assert decision.record is not None
+    assert decision.record.memory == {}

@@ -122,3 +122,34 @@ async def test_a_leader_exits_before_its_lease_ends_when_nobody_answers(fast: Cl
     with pytest.raises(LeadershipLostError, match="renewed"):
         await first.keep()
     assert fast.now < leading.DURATION
+
+
+async def test_a_leader_exits_before_its_lease_ends_when_the_answer_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leading, "RENEW", 0.01)
+    monkeypatch.setattr(leading, "EXIT_AFTER", 0.2)
+    api = OneLease()
+    first = Election(api, "ns", "lease", "first")
+    assert await first._try()
+
+    async def hang(where: str, params: Any = None) -> Object:
+        await asyncio.sleep(60)
+        raise Unavailable(0, "NoAnswer", "")
+
+    monkeypatch.setattr(api, "get", hang)
+    async with asyncio.timeout(5):
+        with pytest.raises(LeadershipLostError, match="renewed"):
+            await first.keep()
+
+
+async def test_who_was_stopped_for_longer_than_the_lease_may_not_write() -> None:
+    api, clock = OneLease(), Clock()
+    first = election(api, "first", clock)
+    with pytest.raises(LeadershipLostError):
+        first.confirm()
+    assert await first._try()
+    first.confirm()
+    clock.now += leading.EXIT_AFTER
+    with pytest.raises(LeadershipLostError):
+        first.confirm()
