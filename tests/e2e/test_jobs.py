@@ -232,7 +232,8 @@ def test_a_third_lost_at_the_kubelet_costs_no_backoff(
             name = pod["metadata"]["name"]
             number = int(pod["metadata"]["labels"][names.LABEL_SUBTASK].rpartition("-")[2])
             live = pod["spec"].get("nodeName") and pod["status"]["phase"] == "Running"
-            if number % 3 or not live or name in hit or not name.endswith("-a1"):
+            first = pod["metadata"]["annotations"][names.ANNOTATION_ATTEMPT] == "1"
+            if number % 3 or not live or name in hit or not first:
                 continue
             path = f"/api/v1/namespaces/default/pods/{name}/status"
             lost = {"phase": "Failed", "reason": "OutOfcpu", "message": "no room"}

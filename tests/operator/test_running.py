@@ -219,7 +219,7 @@ async def test_one_jobs_defect_is_not_the_others(
     world.apply(dag, "good", "uid-good")
     await world.passes(3)
     assert world.api.conditions("good")["Planned"][0] == "True"
-    assert "status" not in world.api.objects[f"{JOBS}/bad"]
+    assert not world.api.objects[f"{JOBS}/bad"]["status"]
 
 
 async def test_a_job_that_can_not_be_read_says_so_and_is_not_the_others(
