@@ -17,11 +17,15 @@ BITS_PER_WEIGHT: Mapping[str, float] = {
     # Block sizes of the gguf package's constants.
     "F32": 32.0, "F16": 16.0, "BF16": 16.0, "FP8": 8.0, "Q8_0": 8.5, "Q6_K": 6.5625,
     "Q5_0": 5.5, "Q5_1": 6.0, "Q4_0": 4.5, "Q4_1": 5.0, "IQ4_NL": 4.5, "IQ4_XS": 4.25,
-    "MXFP4": 4.25, "AWQ": 4.25, "GPTQ": 4.25, "IQ2_XXS": 2.0625, "IQ1_S": 1.5625,
+    "MXFP4": 4.25, "AWQ": 4.25, "GPTQ": 4.25, "NVFP4": 4.5, "IQ3_S": 3.4375, "IQ3_XXS": 3.0625,
+    "IQ2_S": 2.5625, "IQ2_XS": 2.3125, "IQ2_XXS": 2.0625, "IQ1_M": 1.75, "IQ1_S": 1.5625,
+    "TQ1_0": 1.6875, "TQ2_0": 2.0625,
     # Named mixes put some tensors in a wider type: llama.cpp's quantize tool, Llama-3.1-8B.
     "Q5_K_M": 5.7036, "Q5_K_S": 5.5704, "Q4_K_M": 4.8944, "Q4_K_S": 4.6672,
     "Q3_K_L": 4.2979, "Q3_K_M": 3.9960, "Q3_K_S": 3.6429, "Q2_K": 3.1593,
 }  # fmt: skip
+TABLE = "the name table"
+"""Where the facts of a model come from that only its name told."""
 DEFAULT_QUANTIZATION = "F16"
 """Of a model whose name says nothing: what most weights are published in."""
 
@@ -89,7 +93,14 @@ def model(name: str, quantized: str | None = None) -> Model | None:
         # What follows the name may say a tuning or a quantisation, never another size.
         if key == known or (key.startswith(known) and not key[len(known)].isdigit()):
             row = _models()[known]
-            return from_config(row, name=row["model"], bits=bits(kind), weights=stem)
+            return from_config(
+                row,
+                name=row["model"],
+                bits=bits(kind),
+                weights=stem,
+                quantization=kind,
+                source=TABLE,
+            )
     return None
 
 
