@@ -8,9 +8,11 @@ members are sized for, and pinned to, their servers. A template task becomes its
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evenkeel_core import checks, costs, pipelines
 from evenkeel_core.jobs import (
@@ -23,7 +25,9 @@ from evenkeel_core.jobs import (
     Overlap,
     Task,
     Template,
+    Workload,
 )
+from evenkeel_core.models import MAX_LAYERS, Model
 from evenkeel_core.plans import Refusal
 from evenkeel_core.quantities import CPU, GIB, MEMORY, MILLI, Bytes, Vector, Work, fits
 from evenkeel_core.reasons import Reason
@@ -42,6 +46,8 @@ HOST_MEMORY = 2 * GIB
 """Of a pod whose model is on an accelerator: the process, and pages of the file in passing."""
 THREADS = (64, 32, 16, 8, 4, 2, 1)
 """Cores a pod on processors may get, the most first: a server uses the first that fits."""
+MOST_BYTES = 2**60
+"""Of anything a pod asks for: what a config asks beyond, no server has, and sums fit 64 bits."""
 MAX_EDGES = 100_000
 SHARDS_PER_SLOT = 3
 """Shards for each place that could run one: a fast server takes more of them than a slow one."""
@@ -125,11 +131,35 @@ def _copies(task: Task, work: Template, index: int) -> list[Subtask]:
 # Memory
 
 
-def kv_bytes(work: Inference, layers: int) -> Bytes:
-    """Return the bytes of keys and values of so many layers at full concurrency."""
-    shape = work.workload
-    held = shape.concurrency * (shape.max_input_tokens + shape.max_output_tokens)
-    return Bytes(layers * held * work.model.kv_bytes_per_token)
+def kv_bytes(work: Inference, end: int, first: int = 0) -> Bytes:
+    """Return the bytes of keys and values of layers `first` to `end` at full concurrency."""
+    return _cache(work.model, work.workload, first, end)
+
+
+def _cache(model: Model, shape: Workload, first: int, end: int) -> Bytes:
+    cached = model.cached(
+        first,
+        end,
+        tokens=shape.max_input_tokens + shape.max_output_tokens,
+        sequences=shape.concurrency,
+        batch=PREFILL_BATCH,
+    )
+    return Bytes(min(cached, MOST_BYTES))
+
+
+@lru_cache(maxsize=64)
+def _runs(model: Model, shape: Workload) -> NDArray[np.int64]:
+    """Return the bytes of the heaviest run of n layers with their cache, for n = 0 to all."""
+    most = MOST_BYTES // MAX_LAYERS
+    each = [
+        min(model.stored(n, n + 1) + _cache(model, shape, n, n + 1), most)
+        for n in range(model.layers if model.each else 1)
+    ]
+    if not model.each:
+        return np.arange(model.layers + 1, dtype=np.int64) * each[0]
+    upto = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(each, dtype=np.int64)])
+    heaviest = [(upto[n:] - upto[: len(upto) - n]).max() for n in range(len(upto))]
+    return np.array(heaviest, dtype=np.int64)
 
 
 def buffer_bytes(work: Inference, *, head: bool) -> Bytes:
@@ -223,6 +253,48 @@ def _shard(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A server that could run shards."""
+
+    slots: int
+    """Shards that fit at a time."""
+    at: costs.Speed
+    seconds: float
+    """Of all requests there."""
+    loading: float
+
+
+def _places(work: Inference, probe: Subtask, possible: Sequence[Server]) -> list[_Place]:
+    """Return the servers that could run shards, the fastest first; alike ones are seen once."""
+    whole = costs.tokens(work, 0, work.requests.count)
+    known: dict[object, _Place] = {}
+    found = []
+    for server in possible:
+        room = tuple(server.plannable.items())
+        links = (server.load_bandwidth, server.link_bandwidth, server.models)
+        kind = (server.devices, room, server.allocatable.get(CPU), links)
+        if kind not in known:
+            known[kind] = _place(work, probe, server, whole)
+        found.append(known[kind])
+    return sorted(found, key=lambda place: place.seconds)
+
+
+def _place(work: Inference, probe: Subtask, server: Server, whole: costs.Tokens) -> _Place:
+    variant = checks.variant(probe, server)
+    assert variant is not None, "a possible server has a variant"  # noqa: S101
+    room = server.plannable
+    device = next(
+        d
+        for d in server.devices
+        if d.resource == variant.resource and variant.device in ("", d.name)
+    )
+    at = costs.speed(device, server, variant, work.parallelism.tensor or 1)
+    slots = min(room.get(name, 0) // n for name, n in variant.demand.items() if n > 0)
+    loading = costs.load_seconds(work.model, work.model.bytes, server)
+    return _Place(slots, at, costs.compute_seconds(work, whole, at), loading)
+
+
 def _shards(
     task: Task,
     work: Inference,
@@ -230,58 +302,56 @@ def _shards(
     possible: Sequence[Server],
     index: int,
 ) -> list[Subtask] | Refusal:
-    count = work.parallelism.data or task.shards or _shard_count(task, work, servers, possible)
+    probe = _shard(task, work, servers, 0, (0, work.requests.count))
+    places = _places(work, probe, possible)
+    count = work.parallelism.data or task.shards or _shard_count(places)
     count = min(count, max(1, work.requests.count))
     if count > MAX_SUBTASKS:
         return _too_many(task.name, count)
-    variants = _variants(work, servers)
+    # Shards that take alike on the middle server do so, more or less, on each.
+    spans = ranges(work, [1.0] * count, places[len(places) // 2].at)
     return [
-        _shard(task, work, servers, index, span, number, variants)
-        for number, span in enumerate(ranges(work, [1.0] * count))
+        _shard(task, work, servers, index, span, number, probe.variants)
+        for number, span in enumerate(spans)
     ]
 
 
-def _shard_count(
-    task: Task, work: Inference, servers: Sequence[Server], possible: Sequence[Server]
-) -> int:
+def _shard_count(places: Sequence[_Place]) -> int:
     """Return how many shards keep every place busy without being mostly start-up."""
-    probe = _shard(task, work, servers, 0, (0, work.requests.count))
-    slots = 0
-    seconds: list[float] = []
-    whole = costs.tokens(work, 0, work.requests.count)
-    for server in possible:
-        variant = checks.variant(probe, server)
-        assert variant is not None, "a possible server has a variant"  # noqa: S101
-        room = server.plannable
-        slots += min(room.get(name, 0) // n for name, n in variant.demand.items() if n > 0)
-        device = next(
-            d
-            for d in server.devices
-            if d.resource == variant.resource and variant.device in ("", d.name)
-        )
-        loading = costs.load_seconds(work.model, work.model.bytes, server)
-        at = costs.speed(device, server, variant, work.parallelism.tensor or 1)
-        total = costs.compute_seconds(work, whole, at)
-        seconds.append(total / max(LEAST_SECONDS, 2 * loading))
+    slots = sum(place.slots for place in places)
+    seconds = [place.seconds / max(LEAST_SECONDS, 2 * place.loading) for place in places]
     # On the middle server a shard computes at least twice as long as it loads.
     worthwhile = max(1, int(np.median(seconds)))
     return min(SHARDS_PER_SLOT * max(1, slots), worthwhile, MAX_SUBTASKS)
 
 
-def ranges(work: Inference, shares: Sequence[float]) -> list[tuple[int, int]]:
-    """Cut the requests into contiguous ranges whose work is in proportion to the shares.
+def ranges(
+    work: Inference, shares: Sequence[float], at: costs.Speed = costs.REFERENCE
+) -> list[tuple[int, int]]:
+    """Cut the requests into contiguous ranges whose seconds are in proportion to the shares.
 
-    Every range has at least one request; there must not be more shares than requests.
+    Parameters
+    ----------
+    work : Inference
+        With at least as many requests as there are shares.
+    shares : sequence of float
+        Not negative, not all zero. Every range has a request at least.
+    at : Speed
+        Of the device whose seconds count.
+
+    Notes
+    -----
+    A range ends with the request that comes nearest to its share.
     """
     count = work.requests.count
     if work.requests.lengths:
-        lengths = np.array(work.requests.lengths, dtype=float)
-        weight = lengths[:, 0] + DECODE_WEIGHT * lengths[:, 1]
-        done = np.concatenate([[0.0], np.cumsum(np.maximum(weight, 1e-9))])
+        done = np.concatenate([[0.0], np.cumsum(request_seconds(work, at))])
     else:
         done = np.arange(count + 1, dtype=float)
     wanted = np.cumsum(shares)[:-1] / np.sum(shares) * done[-1]
-    ends = np.searchsorted(done, wanted - 1e-9).tolist()
+    after = np.clip(np.searchsorted(done, wanted), 1, count)
+    nearer = wanted - done[after - 1] < done[after] - wanted
+    ends = np.where(nearer, after - 1, after).tolist()
     bounds = [0]
     for number, end in enumerate(ends):
         left = len(ends) - number  # ranges still to come: each needs a request
@@ -290,9 +360,41 @@ def ranges(work: Inference, shares: Sequence[float]) -> list[tuple[int, int]]:
     return list(pairwise(bounds))
 
 
-DECODE_WEIGHT = 10.0
-"""What an output token takes against an input token: decode reads all weights for each step,
-prefill shares the reading over a batch. Only the evenness of shards depends on it."""
+LEAST = 1e-9
+"""Seconds of a request at least: shares of nothing can't be cut."""
+KNOTS = 64
+"""Lengths at which costs are worked out; between them they are interpolated, 1 % at the most."""
+
+
+def request_seconds(work: Inference, at: costs.Speed) -> NDArray[np.float64]:
+    """Return the predicted seconds of each request, in the company of others like it.
+
+    Parameters
+    ----------
+    work : Inference
+        With the lengths of its requests.
+    at : Speed
+
+    Notes
+    -----
+    The cost model is asked at `KNOTS` lengths: what a prompt takes, and what a step of decode
+    takes in a context. A request decodes in the context of its prompt and half of its answer.
+    O(requests + KNOTS).
+    """
+    lengths = np.array(work.requests.lengths, dtype=float).reshape(-1, 2)
+    prompt, answer = lengths[:, 0], lengths[:, 1]
+    together = max(1, min(work.workload.concurrency, len(lengths)))
+
+    def seconds(size: float, output: float) -> float:
+        part = costs.Tokens(together, together * size, together * size**2, together * output)
+        return costs.compute_seconds(work, part, at) / together
+
+    knots = np.geomspace(1.0, max(2.0, float((prompt + answer).max(initial=1.0))), KNOTS)
+    prefill = np.array([seconds(knot, 0.0) for knot in knots])
+    step = np.array([seconds(knot, 1.0) for knot in knots]) - prefill
+    decode = answer * np.interp(prompt + answer / 2, knots, step)
+    found: NDArray[np.float64] = np.interp(prompt, knots, prefill) + decode
+    return np.maximum(found, LEAST)
 
 
 # Pipelines
@@ -323,7 +425,9 @@ def _pipelines(
         free = [candidate for candidate in free if candidate.server not in used]
     if not replicas or (wanted is not None and len(replicas) < wanted):
         return _no_pipeline(task, work, allowed, len(replicas), wanted or 1)
-    spans = ranges(work, [replica.share(end) for replica in replicas])
+    first = by_name[replicas[0].cut.stages[0][0]]
+    at = costs.speed(stage_device(first), first, _stage_variant(work, first, 1))
+    spans = ranges(work, [replica.share(end) for replica in replicas], at)
     return [
         member
         for number, (replica, span) in enumerate(zip(replicas, spans, strict=True))
@@ -437,7 +541,8 @@ def stage_device(server: Server) -> Device:
 
 
 def _layer_footprint(work: Inference) -> int:
-    return work.model.layer_bytes + kv_bytes(work, 1)
+    """Return the bytes of one layer with its cache, in the mean."""
+    return int(_runs(work.model, work.workload)[-1]) // work.model.layers
 
 
 def _ends(work: Inference) -> int:
@@ -445,12 +550,7 @@ def _ends(work: Inference) -> int:
 
     Counted on every candidate: which servers become the ends is known only after the cut.
     """
-    model = work.model
-    return (
-        model.embedding_bytes
-        + (model.head_bytes or model.embedding_bytes)
-        + buffer_bytes(work, head=True)
-    )
+    return work.model.ends_bytes + buffer_bytes(work, head=True)
 
 
 def _layers_that_fit(work: Inference, server: Server) -> int:
@@ -467,12 +567,18 @@ def _layers_that_fit(work: Inference, server: Server) -> int:
         if room.get(CPU, 0) < MILLI or room.get(MEMORY, 0) < HOST_MEMORY:
             return 0
         bytes_ = room[device.resource] * device.memory * USABLE
-    return max(0, int((bytes_ - _ends(work)) // _layer_footprint(work)))
+    held = np.searchsorted(_runs(work.model, work.workload), bytes_ - _ends(work), side="right")
+    return max(0, int(held) - 1)
 
 
-def _stage_variant(work: Inference, server: Server, layers: int) -> Variant:
+def _stage_variant(work: Inference, server: Server, layers: tuple[int, int] | int) -> Variant:
+    """Return what a stage asks for: of these layers, or of the heaviest run of so many."""
     device, room = stage_device(server), server.plannable
-    needed = layers * _layer_footprint(work) + _ends(work)
+    if isinstance(layers, int):
+        held = int(_runs(work.model, work.workload)[layers])
+    else:
+        held = work.model.stored(*layers) + kv_bytes(work, layers[1], layers[0])
+    needed = held + _ends(work)
     if device.resource == CPU:
         threads = next((t for t in THREADS if t * MILLI <= room.get(CPU, 0)), 1)
         demand: Vector = {CPU: threads * MILLI, MEMORY: math.ceil(needed * STAGE_MARGIN)}
@@ -511,6 +617,7 @@ def _members(
     share = part.requests / max(1, work.requests.count)
     first, members = 0, []
     for number, (name, layers) in enumerate(stages):
+        span = (first, first + layers)
         members.append(
             Subtask(
                 name=f"{group}-s{number}",
@@ -518,13 +625,13 @@ def _members(
                 group=group,
                 index=index,
                 work=costs.reference_work(work, part, layers / work.model.layers),
-                variants=(_stage_variant(work, servers[name], layers),),
+                variants=(_stage_variant(work, servers[name], span),),
                 constraints=task.constraints,
                 server=name,
-                layers=(first, first + layers),
+                layers=span,
                 requests=requests,
-                weight_bytes=Bytes(layers * work.model.layer_bytes),
-                kv_bytes=kv_bytes(work, layers),
+                weight_bytes=work.model.stored(*span),
+                kv_bytes=kv_bytes(work, span[1], span[0]),
                 output_bytes=Bytes(0 if number else int(task.output_bytes * share)),
             )
         )

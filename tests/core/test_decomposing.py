@@ -3,11 +3,12 @@
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenkeel_core import decomposing, facts, pipelines
+from evenkeel_core import checks, costs, decomposing, facts, pipelines
 from evenkeel_core.jobs import (
     MAX_SUBTASKS,
     Engine,
@@ -20,6 +21,7 @@ from evenkeel_core.jobs import (
     Template,
     Workload,
 )
+from evenkeel_core.models import Layer
 from evenkeel_core.plans import Refusal
 from evenkeel_core.quantities import CPU, GIB, MEMORY, Bytes, Seconds
 from evenkeel_core.reasons import Reason
@@ -93,6 +95,123 @@ def test_ranges_are_level_by_work_and_not_by_number() -> None:
     work = inference(requests=Requests(1000, 0.0, 0.0, lengths))
     (first, _) = decomposing.ranges(work, [1.0, 1.0])
     assert first == (0, 10)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 8000), st.integers(0, 1500)), min_size=1, max_size=60),
+    st.integers(1, 20),
+)
+def test_no_range_is_over_its_share_by_more_than_one_request(
+    lengths: list[tuple[int, int]], count: int
+) -> None:
+    count = min(count, len(lengths))
+    work = inference(requests=Requests(len(lengths), 0.0, 0.0, tuple(lengths)))
+    seconds = decomposing.request_seconds(work, costs.REFERENCE)
+    share = seconds.sum() / count
+    for first, end in decomposing.ranges(work, [1.0] * count):
+        assert seconds[first:end].sum() <= share + seconds.max() * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("label", ["L4", "T4", ""])
+@pytest.mark.parametrize("order", ["as they come", "short first"])
+def test_shards_take_alike_where_the_lengths_are_known(label: str, order: str) -> None:
+    """Lengths as skewed as those of the published traces; cut by number they differ widely."""
+    random = np.random.default_rng(5)
+    prompts = np.clip(random.lognormal(6.5, 1.1, 2000), 1, 8000).astype(int)
+    answers = np.clip(random.lognormal(4.5, 1.0, 2000), 1, 1500).astype(int)
+    lengths = list(zip(prompts.tolist(), answers.tolist(), strict=True))
+    work = inference(
+        requests=Requests(2000, 0.0, 0.0, tuple(sorted(lengths) if order[0] == "s" else lengths)),
+        parallelism=Parallelism(data=20),
+        workload=Workload(8000, 1500, 4),
+    )
+    rack = server("a", label=label, count=4 if label else 0)
+    shards = cut(work, rack).subtasks
+    variant = checks.variant(shards[0], rack)
+    assert variant is not None
+    at = costs.speed(rack.devices[0], rack, variant)
+
+    def longest(spans: list[tuple[int, int]]) -> float:
+        """Return the predicted seconds of the longest shard against the mean."""
+        each = [costs.compute_seconds(work, costs.tokens(work, *span), at) for span in spans]
+        return max(each) / (sum(each) / len(each))
+
+    by_number = longest([(100 * n, 100 * (n + 1)) for n in range(20)])
+    by_seconds = longest([shard.requests for shard in shards if shard.requests])
+    assert by_seconds < 1.1
+    assert by_number > (1.1 if order[0] == "a" else 2.0)
+
+
+def test_the_seconds_of_requests_are_those_of_the_cost_model() -> None:
+    lengths = ((1000, 100), (10, 1), (8000, 1), (1, 1500), (0, 0))
+    work = inference(requests=Requests(5, 0.0, 0.0, lengths), workload=Workload(8000, 1500, 1))
+    found = decomposing.request_seconds(work, costs.REFERENCE)
+    for number in range(4):
+        alone = costs.compute_seconds(work, costs.tokens(work, number, number + 1), costs.REFERENCE)
+        assert found[number] == pytest.approx(alone, rel=0.02)
+    assert found[4] > 0
+
+
+# Layers that differ
+
+
+def uneven(sizes: list[tuple[int, int]]) -> Inference:
+    work = inference("llama-3.1-8b-q4_k_m", 8)
+    each = tuple(Layer(Bytes(size * 2**20), Bytes(4096), window) for size, window in sizes)
+    model = replace(
+        work.model, layers=len(each), each=each,
+        layer_bytes=Bytes(sum(layer.bytes for layer in each) // len(each)),
+    )  # fmt: skip
+    return replace(work, model=model)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 3000), st.sampled_from([0, 128, 4096])), min_size=2, max_size=24
+    ),
+    st.lists(st.integers(8, 40), min_size=1, max_size=5),
+)
+def test_stages_of_unlike_layers_ask_for_exactly_theirs(
+    sizes: list[tuple[int, int]], memories: list[int]
+) -> None:
+    work = uneven(sizes)
+    rack = [server(f"n{i}", memory) for i, memory in enumerate(memories)]
+    found = decomposing.decompose(job(Task("batch", work, None)), rack)
+    if not isinstance(found, TaskGraph):
+        assert found[0].missing > 0
+        return
+    for member in found.subtasks:
+        if member.layers is None:
+            assert member.weight_bytes == work.model.bytes
+            continue
+        first, end = member.layers
+        assert member.weight_bytes == work.model.stored(first, end)
+        held = work.workload.concurrency * (2048 + 256)
+        windowed = -(-(work.workload.concurrency * 128 + 512) // 256) * 256
+        assert member.kv_bytes == 4096 * sum(
+            windowed if window == 128 else held for _, window in sizes[first:end]
+        )
+        (variant,) = member.variants
+        home = next(s for s in rack if s.name == member.server)
+        assert variant.demand[MEMORY] <= home.plannable[MEMORY]
+        assert variant.demand[MEMORY] >= member.weight_bytes + member.kv_bytes
+
+
+def test_a_window_saves_the_memory_of_long_contexts() -> None:
+    shape = Workload(32_000, 1000, 8)
+    capped = inference("gemma-3-27b-it-q4_k_m", workload=shape)
+    whole = replace(capped, model=replace(capped.model, each=()))
+    saved = decomposing.kv_bytes(whole, 62) - decomposing.kv_bytes(capped, 62)
+    # 52 of 62 layers keep 8 windows of 1,024 tokens and a batch of 512, not 264,000 tokens.
+    assert saved == 52 * capped.model.kv_bytes_per_token * (264_000 - 8704)
+
+
+def test_what_no_server_could_hold_is_refused_and_not_overflown() -> None:
+    work = inference()
+    huge = replace(work.model, kv_bytes_per_token=Bytes(2**31), layers=4096)
+    wide = replace(work, model=huge, workload=Workload(2**24, 2**24, 2**16))
+    assert refused(wide, server("a")).missing > 0
 
 
 # Shards and pipelines
