@@ -35,6 +35,9 @@ def plan(
         Path,
         typer.Option(help="Servers: the short form, or `kubectl get nodes -o yaml`; - is stdin."),
     ],
+    models_path: Annotated[
+        Path | None, typer.Option(help="Folder of the models' files, whose headers tell sizes.")
+    ] = None,
     show: Annotated[Show | None, typer.Option(help="Also the cost matrix, in seconds.")] = None,
     output: Format = Output.table,
 ) -> None:
@@ -47,20 +50,25 @@ def plan(
       cd examples && evenkeel plan -f dag.yaml --servers servers.yaml
 
       kubectl get nodes -o yaml | evenkeel plan -f job.yaml --servers -
+
+    What a model weighs is read from its file below --models-path, else from
+    model.config, else its name is looked up.
     """
+    from evenkeel_cli import shapes
     from evenkeel_core import explaining, planning
 
     if str(file) == "-" == str(servers):
         raise Failure("-f and --servers can't both be standard input")
-    job = read_job(file)
+    job = read_job(file, models_path)
     rack = read_servers(servers)
     made = planning.plan(job, rack)
     if output is Output.json:
-        document = explaining.document(made)
+        document = {**explaining.document(made), "models": shapes.document(job)}
         if show is Show.matrix:
             document["matrix"] = explaining.matrix(made)
         printing.write_json(document)
     else:
+        printing.console().print(shapes.sentences(job), markup=False, soft_wrap=True, end="")
         _print(made, show)
     if not made.feasible:
         raise typer.Exit(NOT_PLACED)
@@ -76,14 +84,17 @@ def read_servers(path: Path) -> "list[Server]":
         raise Failure(f"{path}: {error}") from None
 
 
-def read_job(path: Path) -> "Job":
+def read_job(path: Path, models_path: Path | None = None) -> "Job":
     """Return the job of a file; its requests may stand in a ConfigMap beside it."""
-    from evenkeel_kube import jobs
+    from evenkeel_core.models import InvalidModel
+    from evenkeel_kube import jobs, modelfiles
 
     found = manifests.job_file(path)
     try:
         lines = None
-        given = jobs.parse(found.job).spec.input
+        spec = jobs.parse(found.job).spec
+        models = modelfiles.models(models_path, jobs.model_uris(spec)) if models_path else {}
+        given = spec.input
         reference = given.config_map_ref if given else None
         if given is not None and given.persistent_volume_claim is not None:
             sys.stderr.write(
@@ -98,9 +109,13 @@ def read_job(path: Path) -> "Job":
                     "which is not in the file; put the ConfigMap beside the job"
                 )
             lines = jobs.request_lines(str(data[reference.key]))
-        return jobs.job(found.job, lines=lines)
+        return jobs.job(found.job, lines=lines, models=models)
     except jobs.InvalidJob as error:
         raise Failure(f"{path}: {error}") from None
+    except InvalidModel as error:
+        raise Failure(
+            f"{error}; without --models-path model.config or the name tells its shape"
+        ) from None
 
 
 def _print(made: "Plan", show: Show | None) -> None:

@@ -30,7 +30,7 @@ from evenkeel_core.jobs import (
     Toleration,
     Workload,
 )
-from evenkeel_core.models import Model, from_config
+from evenkeel_core.models import Model, from_config, stored_as
 from evenkeel_core.quantities import Bytes, Seconds
 from evenkeel_kube import amounts, names, nodes
 from evenkeel_kube.kinds import inferencejob as api
@@ -60,7 +60,7 @@ def job(
     *,
     priority: int = 0,
     lines: Sequence[str] | None = None,
-    model: Model | None = None,
+    models: Mapping[str, Model] | None = None,
 ) -> Job:
     """Return the job an InferenceJob describes.
 
@@ -72,8 +72,8 @@ def job(
         Value of its priority class.
     lines : sequence of str, optional
         The requests, where they are in a ConfigMap; without them a guess is made.
-    model : Model, optional
-        What inspection found; by default the spec's config or the name table.
+    models : mapping, optional
+        What was read from files, by URI; of others the spec's config or the name table tells.
 
     Raises
     ------
@@ -84,10 +84,11 @@ def job(
     """
     spec = parse(manifest).spec
     metadata = manifest["metadata"]
+    read = models or {}
     tasks = (
-        tuple(_task(task, spec) for task in spec.tasks)
+        tuple(_task(task, spec, read) for task in spec.tasks)
         if spec.tasks
-        else (_single(spec, lines, model),)
+        else (_single(spec, lines, read),)
     )
     return Job(
         key=f"{metadata.get('namespace', 'default')}/{metadata['name']}",
@@ -97,6 +98,12 @@ def job(
         objective=Objective(spec.objective),
         cost_model=CostModel(spec.cost_model),
     )
+
+
+def model_uris(spec: api.Spec) -> tuple[str, ...]:
+    """Return where a job's models are, each once, in the order of its tasks."""
+    inferred = [task.inference.model for task in spec.tasks or () if task.inference]
+    return tuple(dict.fromkeys(m.uri for m in (spec.model, *inferred) if m is not None))
 
 
 def parse(manifest: Object) -> api.InferenceJob:
@@ -232,12 +239,12 @@ def _listed(value: object) -> bool:
 # Inference
 
 
-def _single(spec: api.Spec, lines: Sequence[str] | None, model: Model | None) -> Task:
+def _single(spec: api.Spec, lines: Sequence[str] | None, models: Mapping[str, Model]) -> Task:
     assert spec.model is not None  # noqa: S101 - `_rules` has seen to it
     assert spec.input is not None  # noqa: S101
     resources = spec.resources or api.Resources()
     work = Inference(
-        model=model or known_model(spec.model),
+        model=models.get(spec.model.uri) or known_model(spec.model),
         engine=Engine(spec.runtime.engine),
         requests=_requests(spec.input, spec.workload, lines),
         workload=Workload(
@@ -268,11 +275,18 @@ def known_model(model: api.Model) -> Model:
         If neither tells it.
     """
     if model.config:
-        kind = (model.quantization or facts.quantization(model.uri) or "F16").upper()
+        stated = model.quantization or facts.quantization(model.uri) or stored_as(model.config)
+        kind = (stated or facts.DEFAULT_QUANTIZATION).upper()
         if kind not in facts.BITS_PER_WEIGHT:
             raise InvalidJob(f"model.quantization: {kind} is not known; use one such as Q4_K_M")
         try:
-            return from_config(model.config, name=model.uri, bits=facts.bits(kind))
+            return from_config(
+                model.config,
+                name=model.uri,
+                bits=facts.bits(kind),
+                quantization=kind,
+                source="model.config",
+            )
         except ValueError as error:
             raise InvalidJob(f"model.{str(error).replace('`', '')}") from None
     found = facts.model(model.uri, model.quantization)
@@ -351,9 +365,9 @@ def _line(line: str, answer: int) -> tuple[int, int]:
 # Templates and constraints
 
 
-def _task(task: api.Task, spec: api.Spec) -> Task:
+def _task(task: api.Task, spec: api.Spec, models: Mapping[str, Model]) -> Task:
     if task.inference is not None:
-        return _inference_task(task, task.inference, spec)
+        return _inference_task(task, task.inference, spec, models)
     assert task.template is not None  # noqa: S101 - `_rules` has seen to it
     pod = task.template.spec
     try:
@@ -373,10 +387,12 @@ def _task(task: api.Task, spec: api.Spec) -> Task:
     )
 
 
-def _inference_task(task: api.Task, inference: api.TaskInference, spec: api.Spec) -> Task:
+def _inference_task(
+    task: api.Task, inference: api.TaskInference, spec: api.Spec, models: Mapping[str, Model]
+) -> Task:
     shape = inference.workload
     work = Inference(
-        model=known_model(inference.model),
+        model=models.get(inference.model.uri) or known_model(inference.model),
         engine=Engine(inference.runtime.engine),
         requests=Requests(
             shape.concurrency, float(shape.max_input_tokens), float(shape.max_output_tokens)

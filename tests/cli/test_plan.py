@@ -163,6 +163,48 @@ def test_files_that_are_not_there_are_named(run: Any, files: tuple[Path, Path]) 
     assert answer.error == "evenkeel: /nowhere.yaml: can't be read: No such file or directory\n"
 
 
+def test_sizes_come_from_the_models_file_where_there_is_one(
+    run: Any, files: tuple[Path, Path], tmp_path: Path, write_gguf: Any
+) -> None:
+    sizes = {0: (1, 4)}
+    metadata = {
+        "general.architecture": "llama", "llama.block_count": 2, "llama.embedding_length": 1024,
+        "llama.attention.head_count": 8, "general.name": "Own", "general.file_type": 0,
+    }  # fmt: skip
+    tensors = [
+        ("token_embd.weight", (1024, 1000), 0), ("output.weight", (1024, 1000), 0),
+        ("blk.0.ffn_up.weight", (1024, 4096), 0), ("blk.1.ffn_up.weight", (1024, 2048), 0),
+    ]  # fmt: skip
+    header = write_gguf(metadata, tensors, sizes)
+    with (tmp_path / "llama-3.1-8b-instruct-q4_k_m.gguf").open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + 4 * 1024 * 8144)
+    job, servers = files
+
+    def plan(*more: str | Path) -> Any:
+        return run("plan", "-f", job, "--servers", servers, *more)
+
+    (model,) = plan("--models-path", tmp_path, "-o", "json").document["models"]
+    assert model["layerBytes"] == [4 * 1024 * 4096, 4 * 1024 * 2048]
+    assert model["bytes"] == 4 * 1024 * 8144
+    said = plan("--models-path", tmp_path).out
+    assert said.startswith(
+        "Own: 2 layers, 0.0 GiB F32, from the GGUF header of llama-3.1-8b-instruct-q4_k_m.gguf.\n"
+    )
+    assert "Llama-3.1-8B: 32 layers, 4.6 GiB Q4_K_M, from the name table." in plan().out
+    missing = plan("--models-path", tmp_path / "empty")
+    assert (missing.status, missing.error.count("\n")) == (2, 1)
+    assert "is not in" in missing.error
+    job.write_text(
+        HELLO.replace(
+            "q4_k_m.gguf",
+            "q4_k_m.gguf, config: {hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4, "
+            "intermediate_size: 128, vocab_size: 100}",
+        )
+    )
+    assert "2 layers, 0.0 GiB Q4_K_M, from model.config." in plan().out
+
+
 def test_nodes_of_a_cluster_are_servers(run: Any, files: tuple[Path, Path]) -> None:
     """As `kubectl get nodes -o yaml` prints them."""
     job, servers = files

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from evenkeel_core import facts
 from evenkeel_core.jobs import Constraints, CostModel, Engine, Expression, Inference, Template
+from evenkeel_core.models import from_config
 from evenkeel_core.quantities import CPU, GIB, MEMORY
 from evenkeel_kube import jobs, names
 
@@ -128,11 +130,14 @@ def test_numbers_auto_and_quantities_are_understood() -> None:
     assert [(stage.server, stage.layers) for stage in found.stages] == [("a", 32)]
 
 
+SHAPE = {
+    "hidden_size": 64, "num_hidden_layers": 8, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 1000,
+}  # fmt: skip
+
+
 def test_a_model_may_state_its_shape() -> None:
-    shape = {
-        "hidden_size": 64, "num_hidden_layers": 8, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 1000,
-    }  # fmt: skip
+    shape = SHAPE
     model = {"uri": "file://own.gguf", "quantization": "F32", "config": shape}
     found = inference({"model": model, "input": {"prompts": ["a"]}}).model
     # The bytes of llama.cpp's own header for this shape (147,968 without rounding).
@@ -144,6 +149,30 @@ def test_a_model_may_state_its_shape() -> None:
         inference({"model": bad, "input": {"prompts": ["a"]}})
     with pytest.raises(jobs.InvalidJob, match=r"model\.quantization: Q9 is not known"):
         inference({"model": {**model, "quantization": "Q9"}, "input": {"prompts": ["a"]}})
+
+
+PATHS = {"input": {"workspacePath": "in"}, "output": {"workspacePath": "out"}}
+
+
+def test_what_was_read_from_a_file_counts_before_config_and_name() -> None:
+    read = from_config(SHAPE, name="read", bits=16)
+    spec = {"input": {"prompts": ["a"]}}
+    assert inference(spec, models={MODEL["uri"]: read}).model is read
+    assert inference(spec, models={"file://other": read}).model.source == facts.TABLE
+    task = {"name": "t", "inference": {"model": MODEL, **PATHS}}
+    (found,) = jobs.job(manifest({"tasks": [task]}), models={MODEL["uri"]: read}).tasks
+    assert isinstance(found.work, Inference)
+    assert found.work.model is read
+    assert jobs.model_uris(jobs.parse(manifest({"tasks": [task]})).spec) == (MODEL["uri"],)
+
+
+def test_a_config_that_says_how_it_is_stored_is_believed_after_the_name() -> None:
+    config = {**SHAPE, "quantization_config": {"quant_method": "fp8"}}
+    model = {"uri": "file://own", "config": config}
+    found = inference({"model": model, "input": {"prompts": ["a"]}}).model
+    assert (found.quantization, found.source) == ("FP8", "model.config")
+    named = {**model, "uri": "file://own-q8_0.gguf"}
+    assert inference({"model": named, "input": {"prompts": ["a"]}}).model.quantization == "Q8_0"
 
 
 def test_templates_keep_what_their_pods_ask_for() -> None:
