@@ -178,12 +178,12 @@ def _needed(work: Inference) -> int:
 
 def _variants(work: Inference, servers: Sequence[Server]) -> tuple[Variant, ...]:
     """Return how the whole model could run on each kind of device there is."""
-    accelerators = {
-        (device.resource, device.name): device
-        for server in servers
-        for device in server.accelerators
-        if device.memory > 0
-    }
+    accelerators: dict[tuple[str, str], Device] = {}
+    for device in (d for server in servers for d in server.accelerators if d.memory > 0):
+        # Devices of one name may differ in memory: what fits the smallest fits all.
+        known = accelerators.setdefault((device.resource, device.name), device)
+        if device.memory < known.memory:
+            accelerators[device.resource, device.name] = device
     found = [
         _accelerated(device, work)
         for _, device in sorted(

@@ -3,49 +3,21 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from evenkeel_core import facts
-from evenkeel_core.quantities import (
-    CPU,
-    GIB,
-    MEMORY,
-    MILLI,
-    PODS,
-    Bytes,
-    Seconds,
-    Vector,
-    minus,
-    plus,
-)
+from evenkeel_core.quantities import CPU, MEMORY, PODS, Seconds, Vector, minus, plus
 from evenkeel_core.servers import (
     CONTROL_PLANE_RESERVE,
     DEFAULT_RESERVE_SHARE,
-    Device,
     Server,
     Taint,
 )
-from evenkeel_kube import amounts, names
+from evenkeel_kube import amounts, devices, names
 
 Object = Mapping[str, Any]
 
-NVIDIA_PRODUCT = "nvidia.com/gpu.product"
-NVIDIA_MEMORY = "nvidia.com/gpu.memory"
-AMD_PRODUCTS = ("amd.com/gpu.product-name", "beta.amd.com/gpu.product-name")
-AMD_MEMORY = "amd.com/gpu.vram"
-ASCEND_CHIP = "node.kubernetes.io/npu.chip.name"
-ASCEND_PREFIX = "huawei.com/"
-CPU_MODEL = f"{names.GROUP}/cpu"
-"""Node label with the processor's row of the device table, where nothing else tells it."""
 CONTROL_PLANE = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
 
-ACCELERATORS = ("nvidia.com/", "amd.com/", ASCEND_PREFIX, "gpu.intel.com/")
-"""Prefixes of the extended resources that count as accelerators."""
-CORES_PER_ROW = {"EPYC-9654": 96, "Kunpeng-920-6426": 64, "Xeon-Platinum-8480+": 56}
-TABLE_CORES = {
-    "EPYC-7763": 64,
-    "Xeon-Gold-6430": 32,
-    "Xeon-Platinum-8380": 40,
-    "Xeon-Gold-6330": 28,
-}
+MOST = 2**60
+"""Of any amount: what a node states beyond, it has not, and sums fit 64 bits."""
 
 
 def server(
@@ -67,8 +39,8 @@ def server(
     metadata, status = node["metadata"], node.get("status", {})
     labels = dict(metadata.get("labels") or {})
     hardware = _hardware(profile)
-    allocatable = amounts.vector(status.get("allocatable") or status.get("capacity"))
-    capacity = amounts.vector(status.get("capacity") or status.get("allocatable"))
+    allocatable = _amounts(status.get("allocatable") or status.get("capacity"))
+    capacity = _amounts(status.get("capacity") or status.get("allocatable"))
     room = {name: max(0, n) for name, n in minus(allocatable, foreign or {}).items()}
     link = {
         key: value
@@ -82,8 +54,8 @@ def server(
     return Server(
         name=metadata["name"],
         allocatable=room,
-        processors=_processors(labels, hardware, capacity),
-        accelerators=_accelerators(labels, hardware, capacity),
+        processors=devices.processors(labels, hardware, capacity),
+        accelerators=devices.accelerators(labels, hardware, capacity),
         labels=labels,
         taints=_taints(node),
         ready=_ready(status),
@@ -101,7 +73,24 @@ def _hardware(profile: Object | None) -> dict[str, Any]:
     profile = profile or {}
     probed = (profile.get("status") or {}).get("hardware") or {}
     overrides = (profile.get("spec") or {}).get("overrides") or {}
-    return {**probed, **{key: value for key, value in overrides.items() if value is not None}}
+    return _over(probed, overrides)
+
+
+def _over(probed: Object, overrides: Object) -> dict[str, Any]:
+    """Return what was probed with what people say on top, field by field; lists are whole."""
+    found = dict(probed)
+    for key, value in overrides.items():
+        inner = found.get(key)
+        if isinstance(value, Mapping) and isinstance(inner, Mapping):
+            found[key] = _over(inner, value)
+        elif value is not None:
+            found[key] = value
+    return found
+
+
+def _amounts(stated: Object | None) -> dict[str, int]:
+    """Return amounts as whole numbers that there can be."""
+    return {name: min(max(0, n), MOST) for name, n in amounts.vector(stated).items()}
 
 
 def _taints(node: Object) -> tuple[Taint, ...]:
@@ -134,99 +123,6 @@ def _models(profile: Object | None) -> frozenset[str]:
     present = ((profile or {}).get("status") or {}).get("models") or ()
     return frozenset(
         value for model in present for key in ("name", "sha256") if (value := model.get(key))
-    )
-
-
-def _processors(labels: Object, hardware: Object, capacity: Vector) -> Device:
-    cores = max(capacity.get(CPU, MILLI) / MILLI, 0.001)
-    stated = hardware.get("processor") or {}
-    product = stated.get("product") or labels.get(CPU_MODEL) or ""
-    row = facts.device(product) if product else None
-    if row is not None and row["kind"] == "cpu":
-        # The table's figures are of one socket; the node has as many cores as it has.
-        share = cores / {**CORES_PER_ROW, **TABLE_CORES}.get(row["name"], cores)
-        flops, bandwidth = facts.peak_flops(row) * share, facts.bandwidth(row) * share
-        confidence, source = facts.confidence(row), f"device table, {row['name']}"
-        product = row["name"]
-    else:
-        flops = cores * facts.UNKNOWN_CPU_FLOPS_PER_CORE
-        bandwidth = cores * facts.UNKNOWN_CPU_BANDWIDTH_PER_CORE
-        confidence, source = facts.UNKNOWN_CONFIDENCE, "unknown processor, by its cores"
-        product = product or "unknown-cpu"
-    if stated.get("flops") and stated.get("bandwidth"):
-        flops, bandwidth = float(stated["flops"]), float(stated["bandwidth"])
-        confidence, source = 1.0, "server profile"
-    # Any processor beats a guess of its speed by far less than accelerators differ: a job on
-    # processors only is still planned by what is known of them.
-    return Device(product, CPU, 1, Bytes(0), flops, bandwidth, confidence, source)
-
-
-def _accelerators(labels: Object, hardware: Object, capacity: Vector) -> tuple[Device, ...]:
-    stated = hardware.get("accelerators")
-    if stated:
-        return tuple(sorted((_stated(item, capacity) for item in stated), key=lambda d: d.resource))
-    return tuple(
-        _labelled(resource, count, labels)
-        for resource, count in sorted(capacity.items())
-        if count > 0 and resource.startswith(ACCELERATORS) and not resource.endswith("-memory")
-    )
-
-
-def _stated(item: Object, capacity: Vector) -> Device:
-    row = facts.device(item["product"])
-    resource = item.get("resource", "nvidia.com/gpu")
-    count = item.get("count")
-    memory = item.get("memoryBytes") or (facts.memory(row) if row else 0)
-    return Device(
-        row["name"] if row else item["product"],
-        resource,
-        capacity.get(resource, 0) if count is None else int(count),
-        Bytes(int(memory)),
-        float(
-            item.get("flops") or (facts.peak_flops(row) if row else facts.UNKNOWN_ACCELERATOR_FLOPS)
-        ),
-        float(
-            item.get("bandwidth")
-            or (facts.bandwidth(row) if row else facts.UNKNOWN_ACCELERATOR_BANDWIDTH)
-        ),
-        1.0 if item.get("flops") and item.get("bandwidth") else _belief(row),
-        "server profile",
-    )
-
-
-def _belief(row: Mapping[str, str] | None) -> float:
-    return facts.confidence(row) if row else facts.UNKNOWN_CONFIDENCE
-
-
-def _product(resource: str, labels: Object) -> str:
-    if resource.startswith("nvidia.com/"):
-        return str(labels.get(NVIDIA_PRODUCT, ""))
-    if resource.startswith("amd.com/"):
-        return next((str(labels[key]) for key in AMD_PRODUCTS if key in labels), "")
-    if resource.startswith(ASCEND_PREFIX):
-        return str(labels.get(ASCEND_CHIP) or resource.removeprefix(ASCEND_PREFIX))
-    return ""
-
-
-def _labelled(resource: str, count: int, labels: Object) -> Device:
-    product = _product(resource, labels)
-    row = facts.device(product) if product else None
-    memory = facts.memory(row) if row else Bytes(0)
-    label = str(labels.get(NVIDIA_MEMORY, ""))
-    if label.isdigit():
-        memory = Bytes(int(label) * 2**20)
-    vram = str(labels.get(AMD_MEMORY, "")).removesuffix("G")
-    if resource.startswith("amd.com/") and vram.isdigit():
-        memory = Bytes(int(vram) * GIB)
-    return Device(
-        row["name"] if row else product or resource,
-        resource,
-        count,
-        memory,
-        facts.peak_flops(row) if row else facts.UNKNOWN_ACCELERATOR_FLOPS,
-        facts.bandwidth(row) if row else facts.UNKNOWN_ACCELERATOR_BANDWIDTH,
-        _belief(row),
-        f"device table, {row['name']}" if row else "unknown device",
     )
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from evenkeel_core import facts
 from evenkeel_core.servers import Server
-from evenkeel_kube import amounts, documents, names, nodes
+from evenkeel_kube import amounts, devices, documents, names, nodes
 from evenkeel_kube.kinds.schema import Api, Labels, ObjectName
 from evenkeel_kube.kinds.schema import Text as ShortText
 from evenkeel_kube.kinds.serverprofile import ServerProfile
@@ -357,15 +357,15 @@ def _labels(server: ShortServer, kinds: Sequence[Object], name: str) -> dict[str
         "kubernetes.io/arch": "amd64",
     }
     if server.processor:
-        found[nodes.CPU_MODEL] = server.processor.replace("+", "")
+        found[devices.CPU_MODEL] = server.processor.replace("+", "")
     for kind in kinds:
         row = facts.device(kind["product"])
         label = row["node_label_value"] if row else kind["product"]
         if kind["resource"].startswith("nvidia.com/"):
-            found[nodes.NVIDIA_PRODUCT] = label
-            found[nodes.NVIDIA_MEMORY] = str(kind["memoryBytes"] // MEBIBYTE)
+            found[devices.NVIDIA_PRODUCT] = label
+            found[devices.NVIDIA_MEMORY] = str(kind["memoryBytes"] // MEBIBYTE)
         elif kind["resource"].startswith("amd.com/"):
-            found[nodes.AMD_PRODUCTS[0]] = label
+            found[devices.AMD_PRODUCTS[0]] = label
     return {**found, **server.labels}
 
 

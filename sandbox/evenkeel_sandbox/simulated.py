@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evenkeel_core import facts
+from evenkeel_kube.devices import AMD_MEMORY, AMD_PRODUCTS, CPU_MODEL, NVIDIA_MEMORY, NVIDIA_PRODUCT
 from evenkeel_kube.names import TAINT_SIMULATED
-from evenkeel_kube.nodes import AMD_MEMORY, AMD_PRODUCTS, CPU_MODEL, NVIDIA_MEMORY, NVIDIA_PRODUCT
 from evenkeel_kube.racks import Rack
 
 FAKE = "kwok.x-k8s.io/node"

@@ -250,6 +250,15 @@ def test_the_variant_for_an_accelerator_holds_weights_cache_and_buffers() -> Non
     assert variant.demand[GPU] == -(-need // int(16 * GIB * decomposing.USABLE))
 
 
+def test_of_devices_of_one_name_the_smallest_counts() -> None:
+    large, small = server("a", label="T4", count=2), server("b", label="T4", count=2)
+    (card,) = small.accelerators
+    small = replace(small, accelerators=(replace(card, memory=Bytes(card.memory // 3)),))
+    for rack in ((large, small), (small, large)):
+        (subtask, *_) = cut(inference(), *rack).subtasks
+        assert subtask.variants[0].demand[GPU] == 2
+
+
 def test_the_tensor_split_is_kept_exactly() -> None:
     work = inference(parallelism=Parallelism(tensor=4))
     (subtask, *_) = cut(work, server("a", label="L4", count=4)).subtasks

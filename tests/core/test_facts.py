@@ -67,8 +67,12 @@ def test_a_label_finds_its_device(label: str, name: str) -> None:
     assert row["name"] == name
 
 
-def test_an_unknown_label_finds_nothing() -> None:
-    assert facts.device("Quantum-Abacus-9000") is None
+@pytest.mark.parametrize(
+    "label",
+    ["Quantum-Abacus-9000", "NVIDIA-T400-4GB", "NVIDIA-L40", "NVIDIA-A100X", "", "Übung", "²"],
+)
+def test_an_unknown_label_finds_nothing(label: str) -> None:
+    assert facts.device(label) is None
 
 
 def test_a_config_without_layers_is_refused_by_name() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from evenkeel_core import facts
 from evenkeel_core.quantities import CPU, GIB, MEMORY, PODS
-from evenkeel_kube import names, nodes
+from evenkeel_kube import devices, names, nodes
 
 Object = dict[str, Any]
 
@@ -22,11 +22,11 @@ def node(name: str = "n", labels: Object | None = None, **capacity: str) -> Obje
 @pytest.mark.parametrize(
     ("label", "value", "resource", "device"),
     [
-        (nodes.NVIDIA_PRODUCT, "NVIDIA-A100-SXM4-80GB", "nvidia.com/gpu", "A100-SXM4-80GB"),
-        (nodes.NVIDIA_PRODUCT, "Tesla-T4", "nvidia.com/gpu", "T4"),
-        (nodes.AMD_PRODUCTS[0], "AMD_Instinct_MI300X_OAM", "amd.com/gpu", "MI300X"),
-        (nodes.AMD_PRODUCTS[1], "AMD_Instinct_MI210", "amd.com/gpu", "MI210"),
-        (nodes.ASCEND_CHIP, "910B3", "huawei.com/Ascend910", "Ascend-910B"),
+        (devices.NVIDIA_PRODUCT, "NVIDIA-A100-SXM4-80GB", "nvidia.com/gpu", "A100-SXM4-80GB"),
+        (devices.NVIDIA_PRODUCT, "Tesla-T4", "nvidia.com/gpu", "T4"),
+        (devices.AMD_PRODUCTS[0], "AMD_Instinct_MI300X_OAM", "amd.com/gpu", "MI300X"),
+        (devices.AMD_PRODUCTS[1], "AMD_Instinct_MI210", "amd.com/gpu", "MI210"),
+        (devices.ASCEND_CHIP, "910B3", "huawei.com/Ascend910", "Ascend-910B"),
     ],
 )
 def test_labels_name_the_accelerator(label: str, value: str, resource: str, device: str) -> None:
@@ -40,7 +40,7 @@ def test_labels_name_the_accelerator(label: str, value: str, resource: str, devi
 
 
 def test_the_nodes_own_memory_label_beats_the_table() -> None:
-    labels = {nodes.NVIDIA_PRODUCT: "NVIDIA-L4", nodes.NVIDIA_MEMORY: "23034"}
+    labels = {devices.NVIDIA_PRODUCT: "NVIDIA-L4", devices.NVIDIA_MEMORY: "23034"}
     (accelerator,) = nodes.server(node(labels=labels, **{"nvidia.com/gpu": "1"})).accelerators
     assert accelerator.memory == 23034 * 2**20
 
@@ -52,7 +52,7 @@ def test_an_unknown_device_is_believed_little() -> None:
 
 
 def test_a_processor_counts_by_the_cores_there_are() -> None:
-    labels = {nodes.CPU_MODEL: "EPYC-7763"}
+    labels = {devices.CPU_MODEL: "EPYC-7763"}
     half = nodes.server(node(labels=labels, cpu="32")).processors
     whole = nodes.server(node(labels=labels, cpu="64")).processors
     double = nodes.server(node(labels=labels, cpu="128")).processors

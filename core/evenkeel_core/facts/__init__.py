@@ -32,6 +32,8 @@ DEFAULT_QUANTIZATION = "F16"
 UNKNOWN_ACCELERATOR_FLOPS = 60e12
 UNKNOWN_ACCELERATOR_BANDWIDTH = 300e9
 """The weakest accelerator of the table (T4, L4), so that unknown hardware is not overrated."""
+UNKNOWN_ACCELERATOR_MEMORY = Bytes(8 * 2**30)
+"""Less than any accelerator of the table has."""
 UNKNOWN_CPU_FLOPS_PER_CORE = 40e9
 UNKNOWN_CPU_BANDWIDTH_PER_CORE = 3.2e9
 """One core of an AVX2 server with its share of eight memory channels (EPYC-7763's row / 64)."""
@@ -42,6 +44,7 @@ GB = 10**9
 TERA = 10**12
 
 
+@cache
 def _rows(table: str) -> list[dict[str, str]]:
     text = files(__package__).joinpath(table).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
@@ -119,6 +122,11 @@ def _devices() -> Mapping[str, dict[str, str]]:
     return found
 
 
+def processors() -> list[dict[str, str]]:
+    """Return the rows of ``accelerators.csv`` that are processors."""
+    return [row for row in _rows("accelerators.csv") if row["kind"] == "cpu"]
+
+
 def _bare(label: str) -> str:
     """Return a product label without vendor prefix and sharing suffixes."""
     label = re.sub(r"^(NVIDIA|Tesla|AMD_Instinct|AMD)[-_ ]", "", label)
@@ -140,7 +148,8 @@ def device(label: str) -> dict[str, str] | None:
     for prefix, name in ascend.items():
         if bare.removeprefix("huaweiascend").removeprefix("ascend").startswith(prefix):
             return _devices()[_key(name)]
-    known = [name for name in _devices() if bare.startswith(name)]
+    # What follows the name may say a variant, never another number: T400 is no T4.
+    known = [n for n in _devices() if bare.startswith(n) and not bare[len(n) :][:1].isdigit()]
     return _devices()[max(known, key=len)] if known else None
 
 
