@@ -21,7 +21,7 @@ from evenkeel_core.jobs import (
     Toleration,
     Workload,
 )
-from evenkeel_core.models import Model
+from evenkeel_core.models import InvalidModel, Model, from_config
 from evenkeel_core.plans import Plan
 from evenkeel_core.quantities import CPU, GIB, MEMORY, Bytes, Seconds
 from evenkeel_core.reasons import Reason
@@ -262,3 +262,32 @@ def test_every_plan_is_good_or_says_why_not(
     made = planning.plan(job, rack)
     assert verifying.verify(made, job, rack) == ()
     assert made.feasible == bool(made.assignments)
+
+
+SHAPE = {
+    "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "intermediate_size": 14_336, "vocab_size": 128_256,
+    "sliding_window": 4096, "sliding_window_pattern": 4, "num_experts": 8,
+    "num_experts_per_tok": 2, "first_k_dense_replace": 3, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(sorted(SHAPE)), st.integers(0, 2**31), max_size=3),
+    st.integers(1, 2**24),
+    st.integers(1, 2**16),
+    st.lists(st.tuples(st.integers(1, 2**31), st.integers(1, 2**31)), min_size=1, max_size=6),
+)
+def test_whatever_a_config_describes_is_planned_or_refused(
+    changes: dict[str, int], tokens: int, concurrency: int, lengths: list[tuple[int, int]]
+) -> None:
+    try:
+        model = from_config({**SHAPE, **changes}, name="m", bits=4.5)
+    except InvalidModel:
+        return
+    requests = Requests(len(lengths), 100.0, 10.0, tuple(lengths))
+    work = Inference(model, Engine.SIMULATOR, requests, Workload(tokens, tokens, concurrency))
+    job = Job("default/any", "uid", (Task("any", work, None),))
+    made = planning.plan(job, RACK)
+    assert made.refusals if not made.feasible else verifying.verify(made, job, RACK) == ()
