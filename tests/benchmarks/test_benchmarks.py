@@ -96,3 +96,93 @@ def test_hidden_times_are_completed(data: Path) -> None:
     assert found["median_error_percent_at_half"] < 1.0
     assert found["better_than_both_baselines"]["50%"]
     assert found["largest_difference_between_seconds_and_milliseconds"] < 1e-6
+
+
+def table(path: Path, *rows: str) -> Path:
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture
+def small_cluster(tmp_path: Path) -> list[str]:
+    """Five GPUs on three servers and one without, five pods, and the order in which eight come."""
+    nodes = table(
+        tmp_path / "nodes.csv",
+        "sn,cpu_milli,memory_mib,gpu,model",
+        "one,8000,1000,2,A",
+        "two,8000,1000,2,B",
+        "three,8000,1000,1,B",
+        "four,8000,1000,0,A",
+    )
+    pods = table(
+        tmp_path / "pods.csv",
+        "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec",
+        "half,1000,100,1,500,",
+        "both,1000,100,2,1000,",
+        "named,1000,100,1,1000,A|A|C",
+        "none,8000,100,0,0,",
+        "huge,9000,100,0,0,",
+    )
+    order = [
+        "half",
+        "none",
+        "half-tuned-0",
+        "both",
+        "huge",
+        "named",
+        "named-tuned-1",
+        "both-tuned-2",
+    ]
+    stream = table(tmp_path / "stream.csv", "seq,pod", *(f"{i},{p}" for i, p in enumerate(order)))
+    named = {"nodes": nodes, "pods": pods, "stream": stream, "decisions": tmp_path / "out.csv"}
+    return [word for name, path in named.items() for word in (f"--{name}", str(path))]
+
+
+def decided(written: Path) -> dict[str, tuple[str, str]]:
+    with written.open() as lines:
+        return {row["pod"]: (row["node"], row["gpus"]) for row in csv.DictReader(lines)}
+
+
+def test_pods_are_placed_one_by_one_with_those_in_mind_that_may_come(
+    small_cluster: list[str], tmp_path: Path
+) -> None:
+    means = [f"{percent}.5" for percent in (90, 95, 100, 110, 130)]
+    published = table(
+        tmp_path / "published.csv",
+        "workload,policy," + ",".join(f"mean_at_{percent}" for percent in (90, 95, 100, 110, 130)),
+        ",".join(["pods", "05-BestFit", *"12345"]),
+        ",".join(["pods", "06-FGD", *means]),
+    )
+    found = run("openb", *small_cluster, "--published", str(published))
+    assert found["fgd_percent_at"]["95"] == 95.5
+    assert (found["pods"], found["placed"], found["known_beforehand"]) == (8, 6, True)
+    assert found["in_use_percent_at"] == {"100": 100.0}
+    assert decided(tmp_path / "out.csv") == {
+        "half": ("three", "0"),  # two together stay free, and the kind that others name
+        "none": ("four", ""),  # it would strand GPUs elsewhere
+        "half-tuned-0": ("three", "0"),
+        "both": ("two", "0|1"),
+        "huge": ("", ""),
+        "named": ("one", "0"),
+        "named-tuned-1": ("one", "1"),
+        "both-tuned-2": ("", ""),
+    }
+
+
+def test_what_is_not_known_beforehand_is_not_used(small_cluster: list[str], tmp_path: Path) -> None:
+    found = run("openb", *small_cluster, "--learn", "--published", str(tmp_path / "none.csv"))
+    assert found["fgd_percent_at"] is None
+    assert (found["known_beforehand"], found["in_use_percent_at"]) == (False, {"100": 80.0})
+    where = decided(tmp_path / "out.csv")
+    assert where["half"] == where["half-tuned-0"] == ("one", "0")
+    assert where["named-tuned-1"] == ("", "")
+
+
+def test_decisions_look_at_no_later_pod(small_cluster: list[str], tmp_path: Path) -> None:
+    """Whatever the rest of the stream, the decisions so far are the same."""
+    run("openb", *small_cluster)
+    whole = (tmp_path / "out.csv").read_text().splitlines()
+    stream = tmp_path / "stream.csv"
+    table(stream, *stream.read_text().splitlines()[:4])
+    run("openb", *small_cluster)
+    assert (tmp_path / "out.csv").read_text().splitlines() == whole[:4]
