@@ -34,6 +34,7 @@ class _Spec(TypedDict, total=False):
     initContainers: list[_Container] | None
     overhead: Amounts | None
     schedulingGates: list[_Gate] | None
+    nodeSelector: dict[str, str] | None
 
 
 class _Owner(TypedDict, total=False):
@@ -82,6 +83,13 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     """Reference seconds."""
     gated: bool = False
     """Our gate still holds it: it reserves nothing yet."""
+    selects: tuple[tuple[str, str], ...] = ()
+    """Labels its nodeSelector asks for, sorted."""
+
+    @property
+    def amounts(self) -> tuple[tuple[str, int], ...]:
+        """What it asks for as something that can be counted."""
+        return tuple(sorted(self.demand.items()))
 
     @property
     def server(self) -> str:
@@ -121,6 +129,7 @@ def decode(data: bytes | msgspec.Raw) -> Pod:
         planned=annotations.get(names.ANNOTATION_SERVER, "") if job else "",
         work=_number(annotations.get(names.ANNOTATION_WORK)) if job else 0.0,
         gated=any(gate["name"] == names.GATE for gate in gates),
+        selects=tuple(sorted((spec.get("nodeSelector") or {}).items())),
     )
 
 

@@ -3,6 +3,10 @@
 The utility is the planner's own (`evenkeel_core.game.terms`), with the costs of the plan on
 record and with everything that is bound, reserved, assumed or planned as load. At the
 equilibrium the planned server scores best; where it is gone, the best response to what is.
+
+What the utility leaves open is decided by what a pod strands on a server for the pods that usually
+come (`evenkeel_core.fitting`): servers as good as the best within `INERTIA`, and all servers for a
+pod of which no plan is known.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +18,7 @@ import numpy as np
 from evenkeel_core import checks, game
 from evenkeel_core.plans import Terms
 from evenkeel_core.problems import Floats
-from evenkeel_core.quantities import Vector, fits, minus, plus
+from evenkeel_core.quantities import PODS, Vector, fits, minus, plus
 from evenkeel_core.reasons import Reason
 from evenkeel_core.servers import Server
 from evenkeel_extender.assuming import Assumption
@@ -151,17 +155,22 @@ def prioritized(
 ) -> list[HostPriority]:
     """Return 10 for exactly one candidate and at most 9 for the rest, ties by name.
 
-    kube-scheduler breaks ties at random; the utilities' order is kept and their distances
-    are shown as far as ten steps can. The planned server stays first while another is better by
-    no more than `INERTIA`: a plan is left for a reason, not for the noise of what just ended.
-    Where no plan is known there is no opinion: every candidate gets 0.
+    kube-scheduler breaks ties at random; the values' order is kept and their distances are shown
+    as far as ten steps can. A value is the utility, and where no plan is known the negative of
+    what the pod strands. There is no opinion, and every candidate gets 0, on a pod without a plan
+    that asks for nothing or that no candidate is known to hold.
     """
+    assumed = tuple(assumed)
     terms = utilities(snapshot, pod, candidates, assumed)
-    if terms is None or not candidates:
-        return [HostPriority(name, 0) for name in candidates]
-    value = {name: term.utility for name, term in zip(candidates, terms, strict=True)}
-    chosen = _chosen(snapshot, pod, value)
-    finite = [utility for utility in value.values() if np.isfinite(utility)]
+    if terms is not None:
+        value = {name: term.utility for name, term in zip(candidates, terms, strict=True)}
+    else:
+        cost = strandings(snapshot, pod, candidates, assumed)
+        value = {name: -amount for name, amount in cost.items()}
+        if not any(np.isfinite(amount) for amount in value.values()):
+            return [HostPriority(name, 0) for name in candidates]
+    chosen = _chosen(snapshot, pod, value, assumed) if value else ""
+    finite = [amount for amount in value.values() if np.isfinite(amount)]
     worst = min(finite, default=0.0)
     span = max(finite, default=0.0) - worst
 
@@ -175,12 +184,34 @@ def prioritized(
     return [HostPriority(name, score(name)) for name in candidates]
 
 
-def _chosen(snapshot: Snapshot, pod: Pod, value: Mapping[str, float]) -> str:
-    """Return the one node that is to be best."""
-    best = min(value, key=lambda name: (-value[name], name))
+def strandings(
+    snapshot: Snapshot, pod: Pod, candidates: Sequence[str], assumed: Iterable[Assumption]
+) -> dict[str, float]:
+    """Return what a pod would strand on each candidate; inf where it asks for nothing."""
+    if not any(amount for name, amount in pod.demand.items() if name != PODS):
+        return dict.fromkeys(candidates, np.inf)
+    return snapshot.census.stranded(pod, around(snapshot, pod, assumed, candidates).free)
+
+
+def _chosen(
+    snapshot: Snapshot, pod: Pod, value: Mapping[str, float], assumed: Iterable[Assumption]
+) -> str:
+    """Return the one node that is to be best.
+
+    The planned server stays first while another is better by no more than `INERTIA`: a plan is
+    left for a reason, not for the noise of what just ended. Else the least is stranded among the
+    servers that are as good as the best within `INERTIA`; a larger difference is never overridden.
+    """
     planned = snapshot.planned(pod)
-    wanted = planned.assignment.server if planned is not None else ""
-    return wanted if wanted in value and value[wanted] >= value[best] - INERTIA else best
+    if planned is None:
+        # A pod of ours whose plan has not been seen yet still has its room reserved somewhere.
+        return pod.planned if pod.planned in value else min(value, key=lambda n: (-value[n], n))
+    least = max(value.values()) - INERTIA
+    near = [name for name, utility in value.items() if utility >= least]
+    if planned.assignment.server in near:
+        return planned.assignment.server
+    cost = strandings(snapshot, pod, near, assumed) if len(near) > 1 else {}
+    return min(near, key=lambda name: (cost.get(name, 0.0), -value[name], name))
 
 
 def best(priorities: Sequence[HostPriority]) -> str | None:
@@ -195,6 +226,7 @@ def explained(snapshot: Snapshot, pod: Pod, assumed: Sequence[Assumption]) -> li
     left = [name for name in servers if name not in refused]
     scores = {item.Host: item.Score for item in prioritized(snapshot, pod, left, assumed)}
     terms = dict(zip(servers, utilities(snapshot, pod, servers, assumed) or (), strict=False))
+    cost = strandings(snapshot, pod, servers, assumed)
     planned = snapshot.planned(pod)
     wanted = planned.assignment.server if planned is not None else pod.planned
     rows = []
@@ -211,6 +243,7 @@ def explained(snapshot: Snapshot, pod: Pod, assumed: Sequence[Assumption]) -> li
                 "cost": known.cost if known else None,
                 "edges": known.edges if known else None,
                 "load": known.load if known else None,
+                "stranded": cost[name] if np.isfinite(cost[name]) else None,
             }
         )
     return sorted(rows, key=_order)

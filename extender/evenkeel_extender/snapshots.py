@@ -10,6 +10,7 @@ from typing import Any
 
 from evenkeel_core.quantities import Vector
 from evenkeel_core.servers import Server
+from evenkeel_extender.census import Census
 from evenkeel_extender.planned import JobPlan, Planned
 from evenkeel_extender.pods import Pod
 from evenkeel_kube import nodes
@@ -36,6 +37,8 @@ class Snapshot:
     """Job and subtask to where it is or should go: the neighbours of edges."""
     plans: Mapping[str, JobPlan] = field(default_factory=dict)
     """By the job's uid."""
+    census: Census = field(default_factory=lambda: Census({}, ()))
+    """What all pods that the watch shows ask for, on these servers."""
 
     def planned(self, pod: Pod) -> Planned | None:
         """Return what the plan says of a pod, None where no plan of it is known."""
@@ -81,6 +84,7 @@ def build(
     plans: Iterable[JobPlan],
 ) -> Snapshot:
     """Return the snapshot of what the watches hold."""
+    pods = tuple(pods)
     live: dict[str, Pod] = {}
     keys: dict[str, Pod] = {}
     places: dict[tuple[str, str], str] = {}
@@ -96,7 +100,8 @@ def build(
     by_name = {profile["metadata"]["name"]: profile for profile in profiles}
     made = servers.update(all_nodes, by_name, foreign)
     free, loads = _left(made, live.values())
-    return Snapshot(made, free, loads, live, keys, places, {plan.job: plan for plan in plans})
+    jobs = {plan.job: plan for plan in plans}
+    return Snapshot(made, free, loads, live, keys, places, jobs, Census(made, pods))
 
 
 def _left(

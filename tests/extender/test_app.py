@@ -131,7 +131,7 @@ def test_a_pod_is_explained(world: Any) -> None:
         ("n3", 0),
     ]
     assert sorted(found["servers"][0]) == sorted(
-        ["server", "planned", "refused", "score", "utility", "cost", "edges", "load"]
+        ["server", "planned", "refused", "score", "utility", "cost", "edges", "load", "stranded"]
     )
 
 

@@ -204,7 +204,7 @@ def test_ten_goes_to_exactly_one_and_the_order_is_kept(
     assert terms is not None
     value = {name: term.utility for name, term in zip(servers, terms, strict=True)}
     top = max(found, key=lambda name: found[name])
-    assert top == wanted or value[top] == max(value.values())
+    assert top == wanted or value[top] >= max(value.values()) - scoring.INERTIA
     rest = [name for name in servers if name != top]
     for left in rest:
         for right in rest:
