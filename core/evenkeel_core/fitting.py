@@ -34,7 +34,6 @@ SCARCITY = 0.3
 """Devices that a device of a kind wholly claimed by those who name it counts more than one that
 nobody names. With 0.1 and less it was taken by others early on gpuspec25, with 1 more was stranded
 elsewhere."""
-
 SWEEPS = 100
 """Times the claims are poured anew at most; those of the published workloads were even after 2."""
 
@@ -143,15 +142,34 @@ def usable(typical: Typical, room: Room) -> Floats:
 
     For each demand the free thousandths of devices with enough left of each, but not more than
     `LENIENCE` times the copies of the pod that processors and memory allow; then the mean over the
-    typical pods, times their number. Whole numbers, so that neither the order of the servers nor
-    which of them are asked for together changes a digit. O(S · (D · L + H · (R + K))).
+    typical pods, times their number.
+
+    Parameters
+    ----------
+    typical : Typical
+    room : Room
+
+    Returns
+    -------
+    ndarray, shape (S,)
+        Thousandths of devices, or of processors where no typical pod asks for a device, times
+        pods. Whole numbers: neither the order of the servers nor which of them are asked for
+        together changes a digit.
+
+    Notes
+    -----
+    O(S · (D · L + H · (R + K))).
     """
     copies = np.full((room.kind.size, typical.asked.size), np.inf)
     for resource, amount in enumerate(typical.amounts.T):
         ratio = room.free[:, resource, None] / np.maximum(amount, 1e-9)
         np.minimum(copies, ratio, out=copies, where=amount > 0)
     bound = np.where(copies >= 1, np.floor(np.minimum(LENIENCE * copies, 1e9) * typical.asked), 0.0)
-    there = _on_devices(typical, room.devices) if typical.on_devices else room.free[:, :1]
+    there = (
+        _on_devices(typical, room.devices)
+        if typical.on_devices
+        else np.maximum(room.free[:, :1], 0.0)
+    )
     value = np.minimum(bound, there) @ typical.weight
     found: Floats = value[np.arange(room.kind.size), room.kind]
     return found
