@@ -87,7 +87,7 @@ class Typical:
     """Pods in all."""
     level: Floats
     """(L,) the different thousandths asked of one device."""
-    classes: tuple[Ints, Ints]
+    classes: tuple[Ints, Floats]
     """(C,) each: index of the level and number of devices."""
     member: Ints
     """(H,) class of each demand; empty where no typical pod asks for a device."""
@@ -124,15 +124,16 @@ def typical(counted: Mapping[Shape, int], kinds: int, most: int = TYPICAL) -> Ty
     order = sorted(pods, key=lambda d: (-pods[d], d.amounts, d.devices, d.milli))[:most]
     width = len(next(iter(counted)).amounts) if counted else 0
     milli, member = np.unique([d.milli for d in order], return_inverse=True)
-    pairs = np.stack([member, [d.devices for d in order]], axis=1).astype(np.int64)
-    classes, member = np.unique(pairs, axis=0, return_inverse=True)
+    # As floats: what one pod asks for may be more than an integer of the machine.
+    pairs = np.array([*zip(member, (d.devices for d in order), strict=True)], dtype=float)
+    classes, member = np.unique(pairs.reshape(-1, 2), axis=0, return_inverse=True)
     return Typical(
         amounts=np.array([d.amounts for d in order], dtype=float).reshape(len(order), width),
         asked=np.array([d.asked if some else d.amounts[0] for d in order], dtype=float),
         weight=np.array([weights[d] for d in order], dtype=float).reshape(len(order), kinds),
         total=float(max(1, sum(pods[d] for d in order))),
         level=milli.astype(float),
-        classes=(classes[:, 0], classes[:, 1]),
+        classes=(classes[:, 0].astype(np.int64), classes[:, 1]),
         member=member.ravel() if some else np.zeros(0, dtype=np.int64),
     )
 
@@ -211,16 +212,17 @@ def stranded(
     """
     order = np.sort(room.devices, axis=1)
     server, first = _ways(room.free, order, shape)
-    taken = Room(room.free[server] - shape.amounts, order[server], room.kind[server])
-    for step in range(shape.devices):
+    amounts = np.array(shape.amounts, dtype=float)
+    taken = Room(room.free[server] - amounts, order[server], room.kind[server])
+    for step in range(shape.devices if server.size else 0):
         taken.devices[np.arange(server.size), first + step] -= shape.milli
     left = usable(typical, taken)
     best = np.full(room.kind.size, -np.inf)
     np.maximum.at(best, server, left)
     if before is None:
         before = usable(typical, room)
-    asked = shape.asked if typical.on_devices else shape.amounts[0]
-    cost = (before - best) / typical.total - asked + price[room.kind] * shape.asked
+    asked = float(shape.asked if typical.on_devices else shape.amounts[0])
+    cost = (before - best) / typical.total - asked + price[room.kind] * float(shape.asked)
     if shape.kinds is not None:
         cost = np.where(np.array(shape.kinds)[room.kind], cost, np.inf)
     where = np.zeros(room.kind.size, dtype=np.int64)
@@ -293,7 +295,7 @@ def _levels(claims: tuple[tuple[tuple[bool, ...], int], ...], devices: tuple[flo
             open_to = np.flatnonzero(kinds)
             poured[claim] = 0.0
             others = poured[:, open_to].sum(axis=0)
-            poured[claim, open_to] = _pour(asked, others, capacity[open_to])
+            poured[claim, open_to] = _pour(float(asked), others, capacity[open_to])
         if np.abs(poured.sum(axis=0) - before).max(initial=0.0) <= 1e-9 * capacity.max(initial=0.0):
             break
     share: Floats = poured.sum(axis=0) / np.maximum(capacity, 1.0)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from benchmarks import instances
 
@@ -176,6 +177,42 @@ def test_what_is_not_known_beforehand_is_not_used(small_cluster: list[str], tmp_
     where = decided(tmp_path / "out.csv")
     assert where["half"] == where["half-tuned-0"] == ("one", "0")
     assert where["named-tuned-1"] == ("", "")
+
+
+CHECKER = ROOT.parent / "shared" / "check" / "openb_check.py"
+
+
+@pytest.mark.skipif(not CHECKER.exists(), reason="the independent checker is not on this machine")
+def test_an_independent_checker_finds_no_violation(tmp_path: Path) -> None:
+    draw = np.random.default_rng(5)
+    nodes = table(
+        tmp_path / "nodes.csv",
+        "sn,cpu_milli,memory_mib,gpu,model",
+        *(f"n{n},{draw.choice([32, 96])}000,400000,{2 ** draw.integers(4)},{'AB'[n % 2]}"
+          for n in range(30)),
+    )  # fmt: skip
+    pods = table(
+        tmp_path / "pods.csv",
+        "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec",
+        *(f"part{n},{draw.integers(1, 9)}000,5000,1,{draw.integers(1, 10)}00," for n in range(60)),
+        *(f"one{n},{draw.integers(1, 20)}000,9000,1,1000,{'A' * (n % 3 == 0)}" for n in range(30)),
+        *(f"two{n},8000,9000,2,1000," for n in range(10)),
+        *(f"none{n},{draw.integers(1, 30)}000,9000,0,0," for n in range(20)),
+    )
+    given = ["--nodes", str(nodes), "--pods", str(pods)]
+    stream, decisions = tmp_path / "stream.csv", tmp_path / "out.csv"
+    stream.write_text(check(*given, "--make-stream", "3"))
+    found = run("openb", *given, "--stream", str(stream), "--decisions", str(decisions))
+    checked = json.loads(check(*given, "--stream", str(stream), str(decisions)))
+    assert checked["violations"] == 0
+    assert 0 < checked["rejected"] == found["pods"] - found["placed"]
+    shares = {int(percent): share for percent, share in found["in_use_percent_at"].items()}
+    assert shares[100] == pytest.approx(checked["alloc_percent_at_100"], abs=0.02)
+
+
+def check(*options: str) -> str:
+    words = [sys.executable, str(CHECKER), *options]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def test_decisions_look_at_no_later_pod(small_cluster: list[str], tmp_path: Path) -> None:

@@ -121,6 +121,14 @@ def test_what_is_not_asked_for_may_be_overdrawn():
     assert np.isfinite(stranded(pods, servers, Shape((8, 0), 1), FREE)[0]).all()
 
 
+def test_a_pod_that_asks_for_more_than_there_can_be_troubles_no_other():
+    huge = Shape((10**30, 8), 10**30, 1000, (True, False))
+    there = room(((64, 64), (1000, 1000), 0), ((64, 64), (1000,), 0))
+    fitted = Fitting(there, *aimed([huge, whole(), whole(2)], there))
+    assert fitted.choose(huge) is None
+    assert fitted.choose(whole()) == 1
+
+
 # What kinds cost
 
 
