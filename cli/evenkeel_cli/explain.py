@@ -98,6 +98,8 @@ def _whole(found: cluster.Running, servers: "list[Server]", output: Output) -> N
         printing.write_json(document)
         return
     console = printing.console()
+    for note in plan.graph.notes:
+        console.print(note, markup=False)
     console.print(subtasks_table(explaining.rows(plan)))
     if elsewhere:
         console.print("Not where the plan wanted them:")

@@ -131,6 +131,8 @@ def _print(made: "Plan", show: Show | None) -> None:
         return
     rows = explaining.rows(made)
     console.print(_summary(made), markup=False)
+    for note in made.graph.notes:
+        console.print(note, markup=False)
     console.print(subtasks_table(rows[:ROWS]))
     if len(rows) > ROWS:
         console.print(f"… and {len(rows) - ROWS} more; --output json has all.\n")

@@ -6,7 +6,8 @@ members are sized for, and pinned to, their servers. A template task becomes its
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -14,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from evenkeel_core import checks, costs, pipelines
+from evenkeel_core import checks, costs, pipelines, replicas
 from evenkeel_core.jobs import (
     MAX_STAGES,
     MAX_SUBTASKS,
@@ -28,6 +29,7 @@ from evenkeel_core.jobs import (
     Workload,
 )
 from evenkeel_core.models import MAX_LAYERS, Model
+from evenkeel_core.pipelines import Role
 from evenkeel_core.plans import Refusal
 from evenkeel_core.quantities import CPU, GIB, MEMORY, MILLI, Bytes, Vector, Work, fits
 from evenkeel_core.reasons import Reason
@@ -54,7 +56,9 @@ SHARDS_PER_SLOT = 3
 LEAST_SECONDS = 5.0
 """A shard shorter than this is mostly start-up."""
 WORTH = 0.05
-"""A further pipeline is worth its servers when it takes so much of the time off."""
+"""Further pipelines are worth their servers when they take so much of the time off."""
+NAMED = 5
+"""Servers a sentence names; it counts the others."""
 
 
 def decompose(job: Job, servers: Sequence[Server]) -> TaskGraph | tuple[Refusal, ...]:
@@ -72,6 +76,7 @@ def decompose(job: Job, servers: Sequence[Server]) -> TaskGraph | tuple[Refusal,
         Refusals where a task fits nowhere or would become more subtasks than a job may have.
     """
     subtasks: list[Subtask] = []
+    notes: list[str] = []
     refusals: list[Refusal] = []
     index = 0
     for task in job.tasks:
@@ -79,8 +84,9 @@ def decompose(job: Job, servers: Sequence[Server]) -> TaskGraph | tuple[Refusal,
         if isinstance(cut, Refusal):
             refusals.append(cut)
             continue
-        subtasks += cut
-        index += len({subtask.group for subtask in cut})
+        subtasks += cut.subtasks
+        notes += cut.notes
+        index += len({subtask.group for subtask in cut.subtasks})
     if refusals:
         return tuple(refusals)
     if len(subtasks) > MAX_SUBTASKS:
@@ -88,27 +94,38 @@ def decompose(job: Job, servers: Sequence[Server]) -> TaskGraph | tuple[Refusal,
     joined = edges(job.tasks, subtasks)
     if len(joined) > MAX_EDGES:
         return (_too_dense(job.key, len(joined)),)
-    return TaskGraph(tuple(subtasks), tuple(joined))
+    return TaskGraph(tuple(subtasks), tuple(joined), tuple(notes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The subtasks of one task, and why it was cut into these."""
+
+    subtasks: Sequence[Subtask]
+    notes: tuple[str, ...] = ()
 
 
 def _cut(
     task: Task, servers: Sequence[Server], index: int, objective: Objective
-) -> list[Subtask] | Refusal:
+) -> _Parts | Refusal:
     work = task.work
     if isinstance(work, Template):
-        return _copies(task, work, index)
+        return _Parts(_copies(task, work, index))
     if work.stages:
-        return _by_hand(task, work, servers, index)
+        made = _by_hand(task, work, servers, index)
+        return made if isinstance(made, Refusal) else _Parts(made)
     pipeline = work.parallelism.pipeline
     probe = _shard(task, work, servers, index, (0, work.requests.count))
     if pipeline in (None, 1) and not probe.variants:
         return _cap_too_low(task, work)
     possible = [server for server in servers if checks.reason(probe, server) is None]
-    if pipeline in (None, 1) and possible:
-        return _shards(task, work, servers, possible, index)
-    if pipeline == 1:
+    if pipeline == 1 and not possible:
         return why_not(probe, servers)
-    return _pipelines(task, work, servers, index, objective)
+    asked = pipeline == 1 or work.parallelism.data or task.shards
+    if possible and pipeline in (None, 1) and asked:
+        shards = _shards(task, work, servers, possible, index)
+        return shards if isinstance(shards, Refusal) else _Parts(shards)
+    return _replicated(_Case(task, work, servers, possible, objective), index)
 
 
 def _copies(task: Task, work: Template, index: int) -> list[Subtask]:
@@ -400,41 +417,185 @@ def request_seconds(work: Inference, at: costs.Speed) -> NDArray[np.float64]:
 # Pipelines
 
 
-def _pipelines(
-    task: Task, work: Inference, servers: Sequence[Server], index: int, objective: Objective
-) -> list[Subtask] | Refusal:
-    wanted = work.parallelism.data and min(work.parallelism.data, work.requests.count)
-    allowed = [s for s in servers if _may_hold_a_stage(task, s)]
-    whole = costs.tokens(work, 0, work.requests.count)
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A task whose model may run whole, in pipelines, or both."""
+
+    task: Task
+    work: Inference
+    servers: Sequence[Server]
+    possible: Sequence[Server]
+    """Those that hold the whole model, unless so many stages are asked for."""
+    objective: Objective
+
+    @property
+    def overlap(self) -> Overlap:
+        """The law that counts: one request passes all stages in turn, whatever the engine."""
+        latency = self.objective is Objective.LATENCY
+        return Overlap.SUM if latency else OVERLAP[self.work.engine]
+
+
+def _replicated(case: _Case, index: int) -> _Parts | Refusal:
+    """Choose between the whole model on each server, pipelines over several, and both."""
+    task, work = case.task, case.work
+    allowed = [server for server in case.servers if _may_hold_a_stage(task, server)]
     if not allowed:
-        return why_not(_nothing(task), servers)
-    by_name = {server.name: server for server in servers}
-    free = [_candidate(work, whole, server) for server in allowed]
-    replicas: list[_Replica] = []
-    end = math.inf
-    while len(replicas) < min(wanted or len(servers), work.requests.count):
-        found = _cut_of(work, free, objective)
-        if found is None:
-            break
-        more = [*replicas, _Replica(found, _loading(work, found, by_name))]
-        sooner = _end(more)
-        if wanted is None and sooner > end * (1 - WORTH):
-            break
-        replicas, end = more, sooner
-        used = {server for server, _ in found.stages}
-        free = [candidate for candidate in free if candidate.server not in used]
-    if not replicas or (wanted is not None and len(replicas) < wanted):
-        return _no_pipeline(task, work, allowed, len(replicas), wanted or 1)
-    first = by_name[replicas[0].cut.stages[0][0]]
-    at = costs.speed(stage_device(first), first, _stage_variant(work, first, 1))
-    spans = ranges(work, [replica.share(end) for replica in replicas], at)
-    return [
-        member
-        for number, (replica, span) in enumerate(zip(replicas, spans, strict=True))
-        for member in _members(
-            task, work, by_name, f"{task.name}-{number}", index + number, span, replica.cut.stages
-        )
+        return why_not(_nothing(task), case.servers)
+    whole = {} if work.parallelism.pipeline else {s.name: s for s in case.possible}
+    if len(whole) == len(allowed):
+        return _whole(case, allowed, index)
+    offers = _offers(case, allowed, whole)
+    alone = _alone(case, offers)
+    most = max(1, work.requests.count)
+    wanted = work.parallelism.data and min(work.parallelism.data, most)
+    if len(allowed) > replicas.SEARCHED:
+        # Of many servers only those that can't hold the model are looked at for pipelines.
+        rest = [offer for offer in offers if offer.server not in whole]
+        chosen = [*_chosen(case, rest, wanted), *alone]
+        chosen = sorted(chosen, key=lambda replica: replica.cut.seconds)[:most]
+    else:
+        chosen = _chosen(case, offers, wanted)
+    if not wanted:
+        # One that would only start when the others end gets nothing, not even one request.
+        end = _end(chosen)
+        chosen = [replica for replica in chosen if replica.share(end) > 0]
+    staged = [replica for replica in chosen if len(replica.cut.stages) > 1]
+    if whole and (not staged or _end(chosen) > _end(alone) * (1 - WORTH)):
+        return _whole(case, allowed, index)
+    if not chosen or (wanted is not None and len(chosen) < wanted):
+        return _no_pipeline(task, work, allowed, len(chosen), wanted or 1)
+    single = [replica for replica in chosen if len(replica.cut.stages) == 1]
+    parts = _mixed(case, staged, single, index)
+    return replace(parts, notes=_why_staged(case, staged, single, offers))
+
+
+def _whole(case: _Case, allowed: Sequence[Server], index: int) -> _Parts | Refusal:
+    shards = _shards(case.task, case.work, case.servers, case.possible, index)
+    if isinstance(shards, Refusal):
+        return shards
+    return _Parts(shards, (_why_whole(case, len(allowed)),))
+
+
+def _offers(
+    case: _Case, servers: Sequence[Server], whole: Mapping[str, Server]
+) -> list[pipelines.Candidate]:
+    """Return what each server offers to pipelines, or to shards of the whole model."""
+    work = case.work
+    part = costs.tokens(work, 0, work.requests.count)
+    probe = _shard(case.task, work, case.servers, 0, (0, work.requests.count))
+
+    def offer(server: Server) -> pipelines.Candidate:
+        staged = _candidate(work, part, server)
+        if server.name not in whole:
+            return _with_whole(staged, math.inf)
+        return _with_whole(staged, _shard_seconds(work, probe, server))
+
+    return _by_kind(servers, offer)
+
+
+def _by_kind(
+    servers: Sequence[Server], offer: Callable[[Server], pipelines.Candidate]
+) -> list[pipelines.Candidate]:
+    """Return what each server offers; alike ones are worked out once."""
+    known: dict[object, pipelines.Candidate] = {}
+    found = []
+    for server in servers:
+        key = (
+            server.devices, tuple(sorted(server.plannable.items())), server.allocatable.get(CPU),
+            server.link_bandwidth, server.link_latency, server.load_bandwidth, server.models,
+        )  # fmt: skip
+        if key not in known:
+            known[key] = offer(server)
+        found.append(replace(known[key], server=server.name))
+    return found
+
+
+def _with_whole(offer: pipelines.Candidate, seconds: float) -> pipelines.Candidate:
+    """Return the offer with what the whole model takes there as shards, side by side."""
+    table = offer.seconds.copy()
+    table[Role.WHOLE, :-1] = np.inf
+    table[Role.WHOLE, -1] = seconds
+    return pipelines.Candidate(offer.server, table)
+
+
+def _shard_seconds(work: Inference, probe: Subtask, server: Server) -> float:
+    """Return the seconds of all requests where as many shards as fit take their parts."""
+    (place,) = _places(work, probe, [server])
+    return place.loading + place.seconds / min(place.slots, max(1, work.requests.count))
+
+
+def _alone(case: _Case, offers: Sequence[pipelines.Candidate]) -> "list[_Replica]":
+    """Return the servers that hold the model as replicas of one stage each."""
+    layers = case.work.model.layers
+    cuts = [
+        pipelines.Cut(((offer.server, layers),), float(offer.seconds[Role.WHOLE, layers]))
+        for offer in offers
     ]
+    return _replicas(case, [cut for cut in cuts if math.isfinite(cut.seconds)])
+
+
+def _replicas(case: _Case, cuts: Sequence[pipelines.Cut]) -> "list[_Replica]":
+    by_name = {server.name: server for server in case.servers}
+    return [_Replica(cut, _loading(case.work, cut, by_name)) for cut in cuts]
+
+
+def _chosen(
+    case: _Case, offers: Sequence[pipelines.Candidate], wanted: int | None
+) -> "list[_Replica]":
+    """Return the fewest replicas that end within `WORTH` of the earliest end of all sets.
+
+    Where there can't be as many as are wanted: as many as there can be.
+    """
+    work = case.work
+    sets = replicas.share_out(
+        work.model.layers, offers, overlap=case.overlap, stages=work.parallelism.pipeline,
+        count=wanted,
+    )  # fmt: skip
+    if not sets and wanted:
+        return _chosen(case, offers, None)
+    cuts = list(dict.fromkeys(cut for one_set in sets for cut in one_set))
+    known = dict(zip(cuts, _replicas(case, cuts), strict=True))
+    most = max(1, work.requests.count)
+    found = [
+        [known[cut] for cut in one_set]
+        for one_set in sets
+        if len(one_set) <= most and sum(len(cut.stages) for cut in one_set) < MAX_SUBTASKS
+    ]
+    ends = [_end(one_set) for one_set in found]
+    worth = min(ends, default=0.0) / (1 - WORTH)
+    return next((one_set for one_set, end in zip(found, ends, strict=True) if end <= worth), [])
+
+
+def _mixed(
+    case: _Case, staged: "Sequence[_Replica]", alone: "Sequence[_Replica]", index: int
+) -> _Parts:
+    """Give each pipeline its requests, and the rest to shards on servers that hold the model."""
+    task, work = case.task, case.work
+    end = _end([*staged, *alone])
+    rest = sum(replica.share(end) for replica in alone)
+    count = 0
+    if rest > 0:
+        names = {replica.cut.stages[0][0] for replica in alone}
+        holding = [server for server in case.possible if server.name in names]
+        probe = _shard(task, work, case.servers, 0, (0, work.requests.count))
+        every = _shard_count(_places(work, probe, holding))
+        left = MAX_SUBTASKS - sum(len(replica.cut.stages) for replica in staged)
+        count = max(1, min(round(every * rest), work.requests.count - len(staged), left))
+    shares = [replica.share(end) for replica in staged]
+    by_name = {server.name: server for server in case.servers}
+    first = by_name[staged[0].cut.stages[0][0]]
+    variant = _stage_variant(work, first, 1, Role.FIRST)
+    assert variant is not None, "a stage that was cut fits its server"  # noqa: S101
+    at = costs.speed(stage_device(first), first, variant)
+    spans = ranges(work, [*shares, *(rest / count for _ in range(count))], at)
+    subtasks: list[Subtask] = []
+    for number, replica in enumerate(staged):
+        name, stages = f"{task.name}-{number}", replica.cut.stages
+        subtasks += _members(task, work, by_name, name, index + number, spans[number], stages)
+    variants = _variants(work, case.servers)
+    for number, span in enumerate(spans[len(staged) :], start=len(staged)):
+        subtasks.append(_shard(task, work, case.servers, index, span, number, variants))
+    return _Parts(subtasks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,9 +630,14 @@ def _end(replicas: Sequence[_Replica]) -> float:
 
 def _loading(work: Inference, cut: pipelines.Cut, servers: Mapping[str, Server]) -> float:
     """Return how long a pipeline's weights take: as the engine's stages work, so they load."""
+    last = len(cut.stages) - 1
     each = [
-        costs.load_seconds(work.model, layers * work.model.layer_bytes, servers[name])
-        for name, layers in cut.stages
+        costs.load_seconds(
+            work.model,
+            layers * work.model.layer_bytes + _end_weights(work, _role(place, last)),
+            servers[name],
+        )
+        for place, (name, layers) in enumerate(cut.stages)
     ]
     return sum(each) if OVERLAP[work.engine] is Overlap.SUM else max(each)
 
@@ -505,22 +671,20 @@ def recut(
     if not allowed:
         return why_not(_nothing(task), servers)
     part = costs.tokens(work, *requests)
-    candidates = [_candidate(work, part, server) for server in allowed]
-    found = _cut_of(work, candidates, objective)
+    candidates = _by_kind(allowed, lambda server: _candidate(work, part, server))
+    # One request passes all stages whatever the engine: its latency is their sum.
+    overlap = Overlap.SUM if objective is Objective.LATENCY else OVERLAP[work.engine]
+    found = pipelines.cut(
+        work.model.layers, candidates, overlap=overlap, stages=work.parallelism.pipeline
+    )
     if found is None:
         return _no_pipeline(task, work, allowed, 0, 1)
     by_name = {server.name: server for server in servers}
     return _members(task, work, by_name, group, index, requests, found.stages)
 
 
-def _cut_of(
-    work: Inference, candidates: Sequence[pipelines.Candidate], objective: Objective
-) -> pipelines.Cut | None:
-    # One request passes all stages whatever the engine: its latency is their sum.
-    overlap = Overlap.SUM if objective is Objective.LATENCY else OVERLAP[work.engine]
-    return pipelines.cut(
-        work.model.layers, candidates, overlap=overlap, stages=work.parallelism.pipeline
-    )
+def _role(place: int, last: int) -> Role:
+    return Role((place == 0) * Role.FIRST + (place == last) * Role.LAST)
 
 
 def _may_hold_a_stage(task: Task, server: Server) -> bool:
@@ -545,63 +709,103 @@ def _layer_footprint(work: Inference) -> int:
     return int(_runs(work.model, work.workload)[-1]) // work.model.layers
 
 
-def _ends(work: Inference) -> int:
-    """Return the bytes of what the two ends of the model add.
+def _ends(work: Inference, role: Role) -> int:
+    """Return the bytes of what a stage holds beside its layers: ends of the model and buffers.
 
-    Counted on every candidate: which servers become the ends is known only after the cut.
+    Tied embeddings are held once where both ends are, and at each end else: so do llama.cpp,
+    which makes a second tensor on the last device, and vLLM on its last rank.
     """
-    return work.model.ends_bytes + buffer_bytes(work, head=True)
+    model = work.model
+    held = model.embedding_bytes if role & Role.FIRST else 0
+    if role & Role.LAST:
+        tied = 0 if role is Role.WHOLE else model.embedding_bytes
+        held += model.head_bytes or tied
+    return held + buffer_bytes(work, head=bool(role & Role.LAST))
 
 
-def _layers_that_fit(work: Inference, server: Server) -> int:
-    device = stage_device(server)
-    cap = work.limits
-    room = {name: min(n, cap.get(name, n)) for name, n in server.plannable.items()}
-    if not fits(work.overhead, room):
-        return 0
-    if device.resource == CPU:
-        if room.get(CPU, 0) < MILLI:
-            return 0
-        bytes_ = room.get(MEMORY, 0) / STAGE_MARGIN
-    else:
-        if room.get(CPU, 0) < MILLI or room.get(MEMORY, 0) < HOST_MEMORY:
-            return 0
-        bytes_ = room[device.resource] * device.memory * USABLE
-    held = np.searchsorted(_runs(work.model, work.workload), bytes_ - _ends(work), side="right")
-    return max(0, int(held) - 1)
+def _needed_by(work: Inference, role: Role, layers: tuple[int, int] | int) -> int:
+    """Return the bytes a stage takes where it runs, without a margin.
 
-
-def _stage_variant(work: Inference, server: Server, layers: tuple[int, int] | int) -> Variant:
-    """Return what a stage asks for: of these layers, or of the heaviest run of so many."""
-    device, room = stage_device(server), server.plannable
+    Of these layers, or of the heaviest run of so many.
+    """
     if isinstance(layers, int):
         held = int(_runs(work.model, work.workload)[layers])
     else:
         held = work.model.stored(*layers) + kv_bytes(work, layers[1], layers[0])
-    needed = held + _ends(work)
+    return held + _ends(work, role)
+
+
+def _stage_margin(device: Device, role: Role) -> float:
+    """Return what is asked for beyond the computed bytes; the first stage is not remote."""
+    if device.resource != CPU:
+        return 1 / USABLE
+    return MARGIN if role & Role.FIRST else STAGE_MARGIN
+
+
+def _layers_that_fit(work: Inference, server: Server, role: Role = Role.INNER) -> int:
+    """Return the most layers with which a stage fits the empty server: what it asks for decides."""
+    room = server.plannable
+    counts = range(1, work.model.layers + 1)
+
+    def excess(layers: int) -> int:
+        variant = _stage_variant(work, server, layers, role)
+        return int(variant is None or not fits(variant.demand, room))
+
+    return bisect_left(counts, 1, key=excess)
+
+
+def _stage_variant(
+    work: Inference, server: Server, layers: tuple[int, int] | int, role: Role
+) -> Variant | None:
+    """Return what a stage asks for on a server, None where the user's numbers do not allow it."""
+    device = stage_device(server)
+    needed = _needed_by(work, role, layers) * _stage_margin(device, role)
     if device.resource == CPU:
-        threads = next((t for t in THREADS if t * MILLI <= room.get(CPU, 0)), 1)
-        demand: Vector = {CPU: threads * MILLI, MEMORY: math.ceil(needed * STAGE_MARGIN)}
+        cores = server.plannable.get(CPU, 0)
+        threads = next((t for t in THREADS if t * MILLI <= cores), 1)
+        demand: Vector = {CPU: threads * MILLI, MEMORY: math.ceil(needed)}
     else:
-        count = math.ceil(needed / (device.memory * USABLE))
-        demand = {device.resource: count, CPU: MILLI, MEMORY: HOST_MEMORY}
-    variant = Variant(device.resource, demand, device.name)
-    return _capped(variant, work) or variant
+        count = math.ceil(needed / device.memory)
+        tensor = work.parallelism.tensor or count
+        if count > tensor:
+            return None
+        demand = {device.resource: tensor, CPU: MILLI, MEMORY: HOST_MEMORY}
+    return _capped(Variant(device.resource, demand, device.name), work)
 
 
 def _candidate(work: Inference, part: costs.Tokens, server: Server) -> pipelines.Candidate:
-    layers = min(work.model.layers, _layers_that_fit(work, server))
-    if not layers:
-        return pipelines.Candidate(server.name, 0, math.inf, math.inf)
-    at = costs.speed(stage_device(server), server, _stage_variant(work, server, layers))
-    count, batch, context = costs.steps(work, part)
+    """Return what the stages of every size and role take on a server, loading included.
+
+    The same terms as `costs.set_seconds` sums up once the set is known.
+    """
     model = work.model
-    layer = count * costs.layer_step(model, at, batch, context)
-    layer += costs.layer_prefill(model, at, part)
-    layer += costs.load_seconds(model, model.layer_bytes, server)
-    hop = costs.RPC_BYTES * model.hidden / server.link_bandwidth
-    stage = count * (costs.REMOTE_STAGE + 2 * server.link_latency + 2 * batch * hop)
-    return pipelines.Candidate(server.name, layers, layer, stage + 2 * part.input * hop)
+    fit = [min(model.layers, _layers_that_fit(work, server, role)) for role in Role]
+    table = np.full((4, model.layers + 1), np.inf)
+    variant = _stage_variant(work, server, 1, Role.INNER)
+    if variant is not None and max(fit):
+        at = costs.speed(stage_device(server), server, variant, work.parallelism.tensor or 1)
+        count, batch, context = costs.steps(work, part)
+        layer = count * costs.layer_step(model, at, batch, context)
+        layer += costs.layer_prefill(model, at, part)
+        layer += costs.load_seconds(model, model.layer_bytes, server)
+        hop = costs.RPC_BYTES * model.hidden / server.link_bandwidth
+        remote = count * (costs.REMOTE_STAGE + 2 * server.link_latency + 2 * batch * hop)
+        remote += 2 * part.input * hop
+        head = count * costs.head_step(model, at, batch)
+        logits = count * batch * costs.RPC_BYTES * model.vocabulary / server.link_bandwidth
+        for role, most in zip(Role, fit, strict=True):
+            once = costs.load_seconds(model, _end_weights(work, role), server)
+            once += head if role & Role.LAST else 0.0
+            once += 0.0 if role & Role.FIRST else remote
+            once += logits if role is Role.LAST else 0.0
+            counts = np.arange(1, most + 1)
+            table[role, 1 : most + 1] = once + counts * layer
+    return pipelines.Candidate(server.name, table)
+
+
+def _end_weights(work: Inference, role: Role) -> int:
+    """Return the stored bytes of the ends of the model that a stage holds."""
+    return _ends(work, role) - buffer_bytes(work, head=bool(role & Role.LAST))
 
 
 def _members(
@@ -618,6 +822,9 @@ def _members(
     first, members = 0, []
     for number, (name, layers) in enumerate(stages):
         span = (first, first + layers)
+        role = _role(number, len(stages) - 1)
+        variant = _stage_variant(work, servers[name], span, role)
+        assert variant is not None, "a stage that was cut fits its server"  # noqa: S101
         members.append(
             Subtask(
                 name=f"{group}-s{number}",
@@ -625,12 +832,12 @@ def _members(
                 group=group,
                 index=index,
                 work=costs.reference_work(work, part, layers / work.model.layers),
-                variants=(_stage_variant(work, servers[name], span),),
+                variants=(variant,),
                 constraints=task.constraints,
                 server=name,
                 layers=span,
                 requests=requests,
-                weight_bytes=work.model.stored(*span),
+                weight_bytes=Bytes(work.model.stored(*span) + _end_weights(work, role)),
                 kv_bytes=kv_bytes(work, span[1], span[0]),
                 output_bytes=Bytes(0 if number else int(task.output_bytes * share)),
             )
@@ -648,12 +855,13 @@ def _by_hand(
     if total != work.model.layers:
         message = f"the stages hold {total} layers, {work.model.name} has {work.model.layers}"
         return Refusal(task.name, Reason.MODEL_DOES_NOT_FIT, message, remedy="change spec.stages")
-    for name in dict.fromkeys(name for name, _ in stages):
+    for place, (name, _) in enumerate(stages):
         if name not in by_name:
             message = f"spec.stages names {name}, which is no server"
             return Refusal(task.name, Reason.NOT_THE_NAMED_SERVER, message)
         wanted = sum(layers for server, layers in stages if server == name)
-        room = _layers_that_fit(work, by_name[name])
+        role = _role(place, len(stages) - 1)
+        room = _layers_that_fit(work, by_name[name], role)
         if wanted > room or sum(server == name for server, _ in stages) > 1:
             return _hand_cut_too_large(task, work, name, wanted, room)
     span = (0, work.requests.count)
@@ -692,6 +900,76 @@ def edges(tasks: Sequence[Task], subtasks: Sequence[Subtask]) -> list[Edge]:
                 share = Bytes(source.output_bytes // groups)
                 joined += [Edge(source.name, target.name, share) for target in targets]
     return joined
+
+
+# Reasons
+
+LAWS: Mapping[Overlap, str] = {
+    Overlap.SUM: "stages of a decode step take turns with {engine}, so a pipeline is no faster "
+    "than its servers one after the other, and every further stage adds a hop to each token",
+    Overlap.SLOWEST: "stages of a decode step overlap with {engine}, so a pipeline does at most "
+    "what its servers do side by side, and waits for its slowest stage",
+}
+
+
+def _law(case: _Case) -> str:
+    if case.objective is Objective.LATENCY:
+        return "a request passes the stages in turn, so its time is their sum and the hops between"
+    return LAWS[OVERLAP[case.work.engine]].format(engine=case.work.engine)
+
+
+def _why_whole(case: _Case, allowed: int) -> str:
+    """Say why the model runs whole on each server."""
+    task, model, holding = case.task.name, case.work.model.name, len(case.possible)
+    if holding == allowed:
+        held = f"each of {allowed} servers holds {model}" if allowed > 1 else f"it holds {model}"
+    else:
+        held = f"{holding} of {allowed} servers hold {model}"
+    said = f"{task}: replicas of the whole model, because {held} and {_law(case)}"
+    if holding < allowed:
+        said += f"; pipelines over the others would take less than {WORTH:.0%} off"
+    return said
+
+
+def _why_staged(
+    case: _Case,
+    staged: "Sequence[_Replica]",
+    alone: "Sequence[_Replica]",
+    offers: Sequence[pipelines.Candidate],
+) -> tuple[str, ...]:
+    """Say why a model runs in pipelines, which servers are left out, and why."""
+    task, model = case.task.name, case.work.model.name
+    lengths = sorted({len(replica.cut.stages) for replica in staged})
+    stages = "-".join(dict.fromkeys(str(n) for n in (lengths[0], lengths[-1])))
+    made = f"{len(staged)} pipeline{'s' * (len(staged) > 1)} of {stages} stages"
+    if case.work.parallelism.pipeline:
+        because = "as asked for"
+    elif not case.possible:
+        because = f"because none of {len(case.servers)} servers holds {model} whole"
+    elif alone:
+        because = f"beside whole models on {_few([r.cut.stages[0][0] for r in alone])}"
+        because += ", because together they end sooner"
+    else:
+        because = "because they end sooner than whole models, which fit "
+        because += f"{len(case.possible)} of {len(case.servers)} servers"
+    chosen = f"{task}: {made}, {because}; {_law(case)}"
+    used = {server for replica in [*staged, *alone] for server, _ in replica.cut.stages}
+    idle = [offer for offer in offers if offer.server not in used]
+    small = [offer.server for offer in idle if not np.isfinite(offer.seconds).any()]
+    weak = [offer.server for offer in idle if np.isfinite(offer.seconds).any()]
+    notes = [chosen]
+    if small:
+        notes.append(f"{task}: left out because no layer fits: {_few(small)}")
+    if weak:
+        notes.append(
+            f"{task}: left out because no pipeline with them takes {WORTH:.0%} off: {_few(weak)}"
+        )
+    return tuple(notes)
+
+
+def _few(names: Sequence[str]) -> str:
+    named = ", ".join(names[:NAMED])
+    return named if len(names) <= NAMED else f"{named} and {len(names) - NAMED} more"
 
 
 # Refusals
@@ -804,7 +1082,10 @@ def _no_pipeline(
         )
     held = sum(most[:stages])
     footprint = _layer_footprint(work)
-    lacking = max(1, work.model.layers * (wanted - found) - held) * footprint
+    # Counted as inner stages; each replica needs the ends of the model as well.
+    ends = _ends(work, Role.FIRST) + _ends(work, Role.LAST) - 2 * _ends(work, Role.INNER)
+    lacking = (work.model.layers * (wanted - found) - held) * footprint + ends * (wanted - found)
+    lacking = max(footprint, lacking)
     message = f"{work.model.name} has {work.model.layers} layers; the {len(allowed)} servers that"
     message += f" may be used hold {held} in at most {stages} stages"
     if wanted > 1:

@@ -191,6 +191,7 @@ def document(plan: Plan) -> dict[str, Any]:
             "costFromFactors": factors.cost_from_factors,
             "costFinal": factors.cost_final,
         },
+        "notes": list(plan.graph.notes),
         "subtasks": [_entry(row) for row in rows(plan)],
         "servers": [
             {

@@ -362,7 +362,8 @@ def _regraph(
             return previous.graph, (cut,)
         subtasks += cut
     # Other members than before: the edges into and out of the replica change with them.
-    return TaskGraph(tuple(subtasks), tuple(decomposing.edges(job.tasks, subtasks))), ()
+    edges = tuple(decomposing.edges(job.tasks, subtasks))
+    return replace(previous.graph, subtasks=tuple(subtasks), edges=edges), ()
 
 
 Mask = NDArray[np.bool_]

@@ -58,3 +58,5 @@ class TaskGraph:
 
     subtasks: tuple[Subtask, ...]
     edges: tuple[Edge, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Why each model was cut as it was: sentences for people."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks import instances
+from benchmarks import helix, instances
 
 from evenkeel_core import packings
 
@@ -25,12 +25,102 @@ def run(name: str, *options: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_every_cut_is_the_best_there_is() -> None:
-    found = run("pipeline", "--racks", "20")
-    assert found["racks"] == 120
+def test_every_chain_and_set_is_the_best_there_is(tmp_path: Path) -> None:
+    found = run("pipeline", "--racks", "10", "--data", str(tmp_path / "none"))
+    assert found["enumerated"] == 120
+    assert found["racks"] == 126
     assert found["unlike_enumerated"] == 0
     assert found["worse_than_a_baseline"] == 0
     assert found["largest"]["servers"] == 64
+    assert found["helix"] == []
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    """Two sites of two machines each, in Helix's files; one link between the sites is thin."""
+    folder = tmp_path / "helix"
+    folder.mkdir()
+    blocks = [{"model": "llama1_30b", "machine": "a100", "layers_held": held,
+               "kv_blocks_of_16_tokens": 90000 // held} for held in range(1, 31)]  # fmt: skip
+    times = [
+        {"model": "llama1_30b", "machine": "a100", "phase": phase,
+         "batch_tokens_or_requests": batch, "ms_per_layer": 0.001 * batch + 0.5}
+        for phase in ("prompt", "decode") for batch in (0, 1000, 100000)
+    ]  # fmt: skip
+    links = {(0, 1): 1000, (2, 3): 1000, (0, 2): 20, (0, 3): 10, (1, 2): 10, (1, 3): 10}
+    cluster = ["[NodeNames]", "total_compute_nodes=4"]
+    cluster += [f"[ComputeNode-{node}]\ntype=A100" for node in range(4)]
+    cluster += [f"[Link-{a}-{b}]\nbandwidth={mbps} * mbps" for (a, b), mbps in links.items()]
+    machines = ["[A100]", "inbound_nic_speed = 10 * gbps"]
+    for name in ("cluster10", "single24", "3cluster24"):
+        (folder / f"{name}.ini.gz").write_bytes(gzip.compress("\n".join(cluster).encode()))
+    packed = gzip.compress("\n".join(machines).encode())
+    (folder / "google_machine_profiles.ini.gz").write_bytes(packed)
+    with (folder / "kv_blocks.csv").open("w") as lines:
+        written = csv.DictWriter(lines, blocks[0].keys())
+        written.writeheader()
+        written.writerows(blocks)
+    with gzip.open(folder / "machine_latency_profiles.csv.gz", "wt") as lines:
+        written = csv.DictWriter(lines, times[0].keys())
+        written.writeheader()
+        written.writerows(times)
+    return tmp_path
+
+
+def test_a_chain_crosses_between_sites_where_most_passes(fleet: Path) -> None:
+    cluster, model = next(helix.clusters(fleet)), helix.MODELS[1]
+    rates = helix.Rates(fleet, model, cluster)
+    assert cluster.sites() == [[0, 1], [2, 3]]
+    routes = [route.stages() for route in cluster.routes(model, range(4), shared=(1,))]
+    assert routes == [[(1,), (0,), (2,), (3,)]] * 2
+    chain = [(stage, 15) for stage in routes[0]]
+    assert helix.tokens(cluster, model, rates, chain) == pytest.approx(20e6 / model.activation)
+    first, *_ = cluster.routes(model, range(4), shared=(2,))
+    assert first.stages() == [(1,), (0,), (2, 3)]
+    # Two links carry what one carries and half of that.
+    chain = [(stage, 20) for stage in first.stages()]
+    assert helix.tokens(cluster, model, rates, chain) == pytest.approx(30e6 / model.activation)
+
+
+def test_tokens_a_second_fall_with_the_layers_held(fleet: Path) -> None:
+    rates = helix.Rates(fleet, helix.MODELS[1], next(helix.clusters(fleet))).of("A100")
+    assert len(rates) == 30
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_a_placement_is_written_as_helix_reads_it() -> None:
+    text = helix.placement(5, 5, [[((2, 4), 3), ((0,), 2)], [((1,), 5)]])
+    assert text.splitlines() == [
+        "[Settings]", "offset=2", "", "[Solution]", "compute_node_2=[3, 4]",
+        "compute_node_3=[0, 1, 2, 3, 4]", "compute_node_4=[0, 1, 2]", "compute_node_5=[]",
+        "compute_node_6=[0, 1, 2]",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="2 of 5"):
+        helix.placement(5, 1, [[((0,), 2)]])
+
+
+HELIX = ROOT.parent / "shared"
+
+
+@pytest.mark.skipif(not (HELIX / "check").exists(), reason="the data is not here")
+def test_an_independent_checker_finds_the_same_tokens_a_second(tmp_path: Path) -> None:
+    data = HELIX / "data" / "helix"
+    found = run("pipeline", "--racks", "0", "--data", str(HELIX / "data"),
+                "--placements", str(tmp_path))  # fmt: skip
+    for row in found["helix"]:
+        if not row["stages"]:
+            continue
+        words = [
+            *(sys.executable, HELIX / "check" / "helix_check.py", "--model", row["model"]),
+            *("--cluster", data / f"{row['cluster']}.ini.gz"),
+            *("--machines", data / "google_machine_profiles.ini.gz"),
+            *("--profiles", data / "machine_latency_profiles.csv.gz"),
+            tmp_path / f"{row['cluster']}-{row['model']}.ini",
+        ]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        (placed,) = json.loads(done.stdout)["placements"]
+        assert placed["valid"], placed["reasons"]
+        assert placed["tokens_per_s"] >= row["tokens_per_second"] - 0.01
 
 
 def small(name: str) -> dict[str, Any]:

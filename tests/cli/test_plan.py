@@ -74,9 +74,17 @@ def test_the_examples_show_what_they_say(run: Any, examples: Path) -> None:
     pipeline = document("llama-70b-pipeline")
     groups = {row["group"] for row in pipeline["subtasks"]}
     assert len(pipeline["subtasks"]) > len(groups) > 1
+    assert "none of 52 servers holds" in pipeline["notes"][0]
+    assert "take turns with simulator" in pipeline["notes"][0]
     dag = document("dag")
     starts = {row["name"]: row["startSeconds"] for row in dag["subtasks"]}
     assert starts["split-0"] < starts["count-0"] < starts["merge-0"]
+
+
+def test_a_plan_says_why_the_model_runs_whole(run: Any, files: tuple[Path, Path]) -> None:
+    job, servers = files
+    answer = run("plan", "-f", job, "--servers", servers)
+    assert "replicas of the whole model" in " ".join(answer.out.split())
 
 
 def test_an_example_answers_in_under_two_seconds(examples: Path) -> None:

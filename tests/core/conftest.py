@@ -1,10 +1,14 @@
 """Random problems for the tests of the solvers, all of them feasible, all from a seed."""
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
 
+from evenkeel_core.jobs import Overlap
+from evenkeel_core.pipelines import Candidate
 from evenkeel_core.problems import NOWHERE, Problem
 
 MakeProblem = Callable[..., Problem]
@@ -136,3 +140,46 @@ def problem_of() -> MakeProblem:
 def make_problem() -> MakeProblem:
     """Return `random_problem`: a random problem from a seed."""
     return random_problem
+
+
+def every_pipeline(
+    layers: int, candidates: Sequence[Candidate], overlap: Overlap
+) -> Iterator[tuple[int, float]]:
+    """Yield every pipeline over all of these servers: number of stages and seconds.
+
+    Written from the definition: every order, every place to cut, each stage in its role.
+    """
+    last = len(candidates) - 1
+    for servers in itertools.permutations(candidates):
+        for ends in itertools.combinations(range(1, layers), last):
+            held = [after - before for before, after in itertools.pairwise((0, *ends, layers))]
+            seconds = [
+                float(server.seconds[(place == 0) + 2 * (place == last), count])
+                if count < server.seconds.shape[1]
+                else math.inf
+                for place, (server, count) in enumerate(zip(servers, held, strict=True))
+            ]
+            yield len(seconds), sum(seconds) if overlap is Overlap.SUM else max(seconds)
+
+
+def random_candidates(seed: int, *, servers: int, holding: int = 5) -> list[Candidate]:
+    """Return servers whose seconds follow no rule: not rising, with gaps, other by role."""
+    draw = np.random.default_rng(seed)
+    found = []
+    for number in range(servers):
+        shape = (4, int(draw.integers(1, holding + 1)) + 1)
+        seconds = draw.integers(1, 10, shape).astype(float)
+        found.append(Candidate(f"s{number}", np.where(draw.random(shape) < 0.8, seconds, np.inf)))
+    return found
+
+
+@pytest.fixture(scope="session")
+def enumerate_pipelines() -> Callable[..., Iterator[tuple[int, float]]]:
+    """Return `every_pipeline`: all there are over some servers."""
+    return every_pipeline
+
+
+@pytest.fixture(scope="session")
+def make_candidates() -> Callable[..., list[Candidate]]:
+    """Return `random_candidates`: servers for pipelines from a seed."""
+    return random_candidates

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenkeel_core import checks, costs, decomposing, facts, pipelines
+from evenkeel_core import checks, costs, decomposing, facts, pipelines, planning, verifying
 from evenkeel_core.jobs import (
     MAX_SUBTASKS,
     Engine,
     Inference,
     Job,
+    Objective,
+    Overlap,
     Parallelism,
     Requests,
     Stage,
@@ -22,8 +24,9 @@ from evenkeel_core.jobs import (
     Workload,
 )
 from evenkeel_core.models import Layer
+from evenkeel_core.pipelines import Role
 from evenkeel_core.plans import Refusal
-from evenkeel_core.quantities import CPU, GIB, MEMORY, Bytes, Seconds
+from evenkeel_core.quantities import CPU, GIB, MEMORY, Bytes, Seconds, fits
 from evenkeel_core.reasons import Reason
 from evenkeel_core.servers import Device, Server, Taint
 from evenkeel_core.subtasks import TaskGraph
@@ -186,7 +189,9 @@ def test_stages_of_unlike_layers_ask_for_exactly_theirs(
             assert member.weight_bytes == work.model.bytes
             continue
         first, end = member.layers
-        assert member.weight_bytes == work.model.stored(first, end)
+        role = Role((first == 0) * Role.FIRST + (end == work.model.layers) * Role.LAST)
+        ends = decomposing._end_weights(work, role)
+        assert member.weight_bytes == work.model.stored(first, end) + ends
         held = work.workload.concurrency * (2048 + 256)
         windowed = -(-(work.workload.concurrency * 128 + 512) // 256) * 256
         assert member.kv_bytes == 4096 * sum(
@@ -292,6 +297,173 @@ def test_a_pipeline_that_only_starts_when_the_others_end_gets_nothing() -> None:
     # Two alike work side by side: both load, then share the rest.
     assert decomposing._end([quick, quick]) == pytest.approx(60.0)
     assert decomposing._end([quick, replica(120.0, 500.0)]) == pytest.approx(110.0)
+
+
+# Replicas: whole, in pipelines, and both
+
+
+MIXED = st.lists(
+    st.tuples(st.sampled_from(["", "", "T4", "L4", "A10"]), st.integers(8, 120)),
+    min_size=1,
+    max_size=6,
+).map(lambda rows: [server(f"n{n}", memory, gpu, 1) for n, (gpu, memory) in enumerate(rows)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rack=MIXED,
+    model=st.sampled_from(["llama-3.1-8b-q4_k_m", "qwen3-32b-q4_k_m", "gemma-2-2b-f16"]),
+    shape=st.builds(Workload, st.integers(16, 4096), st.integers(16, 1024), st.integers(1, 16)),
+    role=st.sampled_from(Role),
+)
+def test_a_stage_fits_as_long_as_what_it_asks_for_does(
+    rack: list[Server], model: str, shape: Workload, role: Role
+) -> None:
+    """Weights, cache, buffers and the ends of the model it holds: to the byte."""
+    work = inference(model, workload=shape)
+    for one in rack:
+        most = decomposing._layers_that_fit(work, one, role)
+        for layers in range(1, work.model.layers + 1):
+            asked = decomposing._stage_variant(work, one, layers, role)
+            assert asked is not None
+            needed = layers * work.model.layer_bytes + decomposing.kv_bytes(work, layers)
+            needed += decomposing.buffer_bytes(work, head=bool(role & Role.LAST))
+            needed += work.model.embedding_bytes if role & Role.FIRST else 0
+            head = work.model.head_bytes or (work.model.embedding_bytes if role is Role.LAST else 0)
+            needed += head if role & Role.LAST else 0
+            if asked.resource == CPU:
+                margin = decomposing.MARGIN if role & Role.FIRST else decomposing.STAGE_MARGIN
+                assert asked.demand[MEMORY] == pytest.approx(needed * margin, abs=1)
+            else:
+                held = asked.demand[GPU] * decomposing.stage_device(one).memory
+                assert held * decomposing.USABLE >= needed
+            assert fits(asked.demand, one.plannable) == (layers <= most)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rack=MIXED,
+    requests=st.integers(1, 40),
+    objective=st.sampled_from(Objective),
+    engine=st.sampled_from(Engine),
+)
+def test_every_choice_is_a_plan_and_explained(
+    rack: list[Server], requests: int, objective: Objective, engine: Engine
+) -> None:
+    """`planning.plan` verifies what it returns: layers, requests, memory at every moment."""
+    work = replace(inference("qwen3-32b-q4_k_m", requests), engine=engine)
+    made = planning.plan(replace(job(Task("batch", work, None)), objective=objective), rack)
+    if made.feasible:
+        assert made.graph.notes
+        assert verifying.verify(made, replace(job(Task("batch", work, None))), rack) == ()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(12, 40), min_size=2, max_size=6), st.integers(1, 9))
+def test_the_seconds_of_a_cut_are_those_of_its_set(memories: list[int], requests: int) -> None:
+    rack = [server(f"n{n}", memory) for n, memory in enumerate(memories)]
+    work = inference("llama-3.1-70b-q4_k_m", requests)
+    part = costs.tokens(work, 0, requests)
+    offers = [decomposing._candidate(work, part, one) for one in rack]
+    found = pipelines.cut(work.model.layers, offers, overlap=Overlap.SUM)
+    if found is None:
+        return
+    by_name = {one.name: one for one in rack}
+    members = decomposing._members(
+        Task("t", work), work, by_name, "t-0", 0, (0, requests), found.stages
+    )
+    assert costs.set_seconds(work, part, members, by_name) == pytest.approx(found.seconds)
+
+
+@pytest.mark.parametrize(
+    ("engine", "objective", "law"),
+    [
+        (Engine.LLAMACPP, Objective.THROUGHPUT, "take turns with llamacpp"),
+        (Engine.VLLM, Objective.THROUGHPUT, "overlap with vllm"),
+        (Engine.VLLM, Objective.LATENCY, "its time is their sum"),
+    ],
+)
+def test_what_fits_each_server_is_replicated_whole_and_the_law_says_why(
+    engine: Engine, objective: Objective, law: str
+) -> None:
+    work = replace(inference(requests=1000), engine=engine)
+    asked = replace(job(Task("batch", work, None)), objective=objective)
+    found = decomposing.decompose(asked, [server("a"), server("b", label="T4", count=1)])
+    assert isinstance(found, TaskGraph)
+    assert all(subtask.layers is None for subtask in found.subtasks)
+    (note,) = found.notes
+    assert "replicas of the whole model, because each of 2 servers holds Llama-3.1-8B" in note
+    assert law in note
+
+
+def slow(name: str, memory: int) -> Server:
+    """Return a server that holds much and takes long."""
+    return replace(server(name, memory), processors=Device("old", CPU, 1, Bytes(0), 0.2e12, 20e9))
+
+
+def test_fast_servers_together_beat_a_slow_one_that_holds_it_all() -> None:
+    work = inference("qwen3-32b-q4_k_m", 200)
+    rack = [server("gpu-a", 16, "L4", 1), server("gpu-b", 16, "L4", 1)]
+    rack = [replace(one, models=frozenset({work.model.weights})) for one in [*rack, slow("z", 96)]]
+    small = replace(work, workload=Workload(2048, 1024, 8))
+    found = cut(small, *rack)
+    groups = {subtask.group for subtask in found.subtasks if subtask.layers}
+    assert len(groups) == 1
+    assert {s.server for s in found.subtasks if s.layers} >= {"gpu-a", "gpu-b"}
+    assert "end sooner" in found.notes[0] or "ends sooner" in found.notes[0]
+    assert planning.plan(job(Task("batch", small, None)), rack).feasible
+
+
+def test_whole_models_and_pipelines_share_the_requests() -> None:
+    """One server holds the model; two others only hold it together, and are as fast."""
+    work = inference("llama-3.1-70b-q4_k_m", 400)
+    rack = [server("large", 128), *(server(f"half-{n}", 44) for n in range(2))]
+    rack = [replace(one, models=frozenset({work.model.weights})) for one in rack]
+    made = planning.plan(job(Task("batch", work, None)), rack)
+    assert made.feasible
+    staged = [subtask for subtask in made.graph.subtasks if subtask.layers]
+    shards = [subtask for subtask in made.graph.subtasks if not subtask.layers]
+    assert {subtask.server for subtask in staged} == {"half-0", "half-1"}
+    assert shards
+    assert "beside whole models on large" in made.graph.notes[0]
+    assert made.makespan < 0.7 * planning.plan(job(Task("batch", work, None)), rack[:1]).makespan
+
+
+def test_many_servers_that_hold_the_model_are_kept_beside_pipelines() -> None:
+    """More than are searched: pipelines are cut from those that can't hold it."""
+    work = inference("llama-3.1-70b-q4_k_m", 1500)
+    rack = [server(f"large-{n:02}", 128) for n in range(35)]
+    rack += [server(f"half-{n:02}", 44) for n in range(36)]
+    rack = [replace(one, models=frozenset({work.model.weights})) for one in rack]
+    found = cut(work, *rack)
+    staged = {subtask.server for subtask in found.subtasks if subtask.layers}
+    assert staged == {f"half-{n:02}" for n in range(36)}
+    assert len([subtask for subtask in found.subtasks if not subtask.layers]) >= 35
+    few = planning.plan(
+        job(Task("batch", replace(work, requests=Requests(3, 300.0, 100.0)), None)), rack
+    )
+    assert few.feasible
+    assert len({subtask.group for subtask in few.graph.subtasks}) <= 3
+
+
+def test_weak_servers_are_left_out_and_named() -> None:
+    work = inference("qwen3-32b-q4_k_m", 12, workload=Workload(2048, 1024, 8))
+    strong = [server(f"strong-{n}", 16, "A10", 1) for n in range(2)]
+    found = cut(work, *strong, slow("weak", 16), server("tiny", 0))
+    assert {subtask.server for subtask in found.subtasks} == {"strong-0", "strong-1"}
+    assert any("no layer fits: tiny" in note for note in found.notes)
+    assert any(note.endswith("takes 5% off: weak") for note in found.notes)
+
+
+def test_tied_embeddings_are_held_at_both_ends_and_once_where_they_meet() -> None:
+    work = inference("gemma-2-2b-f16")
+    assert work.model.head_bytes == 0
+    ends = [
+        decomposing._ends(work, role) - decomposing.buffer_bytes(work, head=bool(role & Role.LAST))
+        for role in Role
+    ]
+    tied = work.model.embedding_bytes
+    assert ends == [0, tied, tied, tied]
 
 
 # What users write
