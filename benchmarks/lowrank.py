@@ -82,7 +82,7 @@ def _factorised(known: Floats) -> Factors:
     compute = np.where(seen, known, np.nanmedian(known))
     nothing: Array = np.zeros(0)
     return factorise(
-        Problem(
+        Problem.of_pairs(
             subtasks=tuple(str(number) for number in range(works)),
             servers=tuple(str(number) for number in range(machines)),
             resources=(),

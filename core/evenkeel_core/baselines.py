@@ -111,7 +111,7 @@ def pull_queue(problem: Problem) -> Ints:
     events = [(0.0, 0, server, NOWHERE) for server in range(len(problem.servers))]
     while events and queue.size:
         now, pulls, server, ended = heapq.heappop(events)
-        demand = problem.demand[:, problem.kind[server]]
+        demand = problem.needs[problem.need, problem.kind[server]]
         if ended != NOWHERE:
             free[server] += demand[ended]
         fits = may[queue, server] & (demand[queue] <= free[server]).all(axis=1)
@@ -121,7 +121,7 @@ def pull_queue(problem: Problem) -> Ints:
             queue = np.delete(queue, place)
             assignment[taken] = server
             free[server] -= demand[taken]
-            end = now + float(problem.cost[taken, server])
+            end = now + float(problem.cost_at(taken, server))
             heapq.heappush(events, (end, pulls + 1, server, taken))
             heapq.heappush(events, (now, pulls + 1, server, NOWHERE))
     return assignment
@@ -156,8 +156,8 @@ def heft(problem: Problem) -> Ints:
 
     def choose(subtask: int, servers: Ints) -> int:
         ready = before.arrival(subtask, servers, assignment, end)
-        length = problem.cost[subtask, servers]
-        demand = problem.demand[subtask, problem.kind[servers]]
+        length = problem.cost_at(subtask, servers)
+        demand = problem.needs[problem.need[subtask], problem.kind[servers]]
         start = profile.earliest(servers, demand, ready, length)
         best = int(np.argmin(start + length))
         server = int(servers[best])
@@ -199,9 +199,11 @@ def _one_by_one(problem: Problem, choose: Choice, order: Iterable[int] | None = 
 
 def _beside(problem: Problem, subtask: int, mates: Ints, servers: Ints, assignment: Ints) -> Array:
     """Return which servers hold a subtask beside the members of its set that are there."""
-    taken = problem.demand[subtask][problem.kind[servers]].copy()
+    taken = problem.needs[problem.need[subtask], problem.kind[servers]]
     for mate in mates[assignment[mates] != NOWHERE].tolist():
-        taken[servers == assignment[mate]] += problem.demand[mate, problem.kind[assignment[mate]]]
+        taken[servers == assignment[mate]] += problem.needs[
+            problem.need[mate], problem.kind[assignment[mate]]
+        ]
     fits: Array = (taken <= problem.capacity[servers]).all(axis=1)
     return fits
 
@@ -241,7 +243,7 @@ def _as_room_falls_free(problem: Problem, score: Callable[[Floats, Floats], Floa
             for subtask in _ended(running, now):
                 free[assignment[subtask]] += _taken(problem, subtask, assignment)
         for subtask in unit[assignment[unit] != NOWHERE].tolist():
-            end = now + float(problem.cost[subtask, assignment[subtask]])
+            end = now + float(problem.cost_at(subtask, assignment[subtask]))
             heapq.heappush(running, (end, subtask))
     return assignment
 
@@ -258,7 +260,7 @@ def _seated(
     """Seat all members of a unit where they score best, or none; change `free`."""
     for position, subtask in enumerate(unit.tolist()):
         servers = np.flatnonzero(may[subtask])
-        left = free[servers] - problem.demand[subtask][problem.kind[servers]]
+        left = free[servers] - problem.needs[problem.need[subtask], problem.kind[servers]]
         fits = (left >= 0).all(axis=1)
         servers, left = servers[fits], left[fits]
         if not servers.size:
@@ -273,7 +275,7 @@ def _seated(
 
 
 def _taken(problem: Problem, subtask: int, assignment: Ints) -> Ints:
-    taken: Ints = problem.demand[subtask, problem.kind[assignment[subtask]]]
+    taken: Ints = problem.needs[problem.need[subtask], problem.kind[assignment[subtask]]]
     return taken
 
 

@@ -76,6 +76,9 @@ CHAIN: tuple[Check, ...] = (
     roomy,  # nor where it can never fit
 )
 
+STANDING = tuple(check for check in CHAIN if check not in (equipped, roomy))
+"""Those that have nothing to do with the variant a subtask would run as."""
+
 
 def reason(subtask: Subtask, server: Server, chain: Iterable[Check] = CHAIN) -> Reason | None:
     """Return why a subtask may not run on a server, None if it may."""

@@ -8,14 +8,16 @@ and cost models of microsoft/vidur and DistServe (arXiv 2401.09670).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenkeel_core import checks
+from evenkeel_core import checks, likeness
 from evenkeel_core.jobs import OVERLAP, CostModel, Inference, Job, Overlap, Task, Template
+from evenkeel_core.likeness import Classes, Numbering, Rack
 from evenkeel_core.models import Model
-from evenkeel_core.problems import NOWHERE, Floats, Ints, Problem
+from evenkeel_core.problems import NOWHERE, Floats, Ints, Mask, Problem
 from evenkeel_core.quantities import CPU, MILLI, PODS, Work
 from evenkeel_core.servers import (
     REFERENCE_BANDWIDTH,
@@ -96,16 +98,20 @@ REFERENCE = Speed(REFERENCE_FLOPS, REFERENCE_BANDWIDTH, CPU_EFFICIENCY, processo
 """The reference server: what w_t is measured on."""
 
 
+Amount = Any
+"""A number, or an array of them: the formulas broadcast, for one range of requests or for many."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """What a range of requests puts through a model."""
 
-    requests: int
-    input: float
+    requests: Amount
+    input: Amount
     """Sum of the input tokens."""
-    input_squared: float
+    input_squared: Amount
     """Sum of their squares: attention grows with them."""
-    output: float
+    output: Amount
 
 
 def tokens(work: Inference, first: int, end: int) -> Tokens:
@@ -121,61 +127,66 @@ def tokens(work: Inference, first: int, end: int) -> Tokens:
     return Tokens(count, count * length, count * length**2, count * work.requests.mean_output)
 
 
-def touched_experts(model: Model, batch: float) -> float:
+def touched_experts(model: Model, batch: Amount) -> Amount:
     """Return the expected number of distinct experts a batch of tokens uses in one layer.
 
     E·(1 - (1 - k/E)^B): each token draws k of E experts independently.
     """
     if not model.experts:
         return 0.0
-    return float(model.experts * (1 - (1 - model.experts_used / model.experts) ** batch))
+    return model.experts * (1 - (1 - model.experts_used / model.experts) ** batch)
 
 
-def layer_step(model: Model, at: Speed, batch: float, context: float) -> float:
+def layer_step(model: Model, at: Speed, batch: Amount, context: Amount) -> Amount:
     """Return the seconds of one layer in one decode step of `batch` sequences."""
-    if at.processor and batch > 1:
+    if at.processor:
         # Processors do not amortise small batches as the roofline promises.
-        gain = min(CPU_BATCH_GAIN_MOST, 1 + CPU_BATCH_GAIN * (batch - 1))
-        return layer_step(model, at, 1, context) * batch / gain
+        gain = np.minimum(CPU_BATCH_GAIN_MOST, 1 + CPU_BATCH_GAIN * (batch - 1))
+        return _roofline(model, at, 1.0, context) * batch / gain
+    return _roofline(model, at, batch, context)
+
+
+def _roofline(model: Model, at: Speed, batch: Amount, context: Amount) -> Amount:
+    """Return the longer of the arithmetic and the bytes of one layer in one decode step."""
     flops = 2 * model.active_layer_parameters + 4 * context * model.heads * model.head_dim
     weights = float(model.layer_bytes) - model.experts * model.expert_bytes
     weights += touched_experts(model, batch) * model.expert_bytes
     moved = weights + batch * context * model.kv_bytes_per_token
-    seconds = max(
+    seconds = np.maximum(
         batch * flops / (at.efficiency.compute * at.flops),
         moved / (at.efficiency.memory * at.bandwidth),
     )
     return seconds + at.efficiency.layer
 
 
-def head_step(model: Model, at: Speed, batch: float) -> float:
+def head_step(model: Model, at: Speed, batch: Amount) -> Amount:
     """Return the seconds of the output head in one decode step."""
     weights = model.head_bytes or model.embedding_bytes
     flops = 2.0 * model.hidden * model.vocabulary * batch
-    return max(
+    return np.maximum(
         flops / (at.efficiency.compute * at.flops),
         weights / (at.efficiency.memory * at.bandwidth),
     )
 
 
-def layer_prefill(model: Model, at: Speed, work: Tokens) -> float:
+def layer_prefill(model: Model, at: Speed, work: Tokens) -> Amount:
     """Return the seconds of one layer over the prompts of all requests."""
     flops = 2 * work.input * model.active_layer_parameters
     flops += 2 * work.input_squared * model.heads * model.head_dim  # the causal half
     read = work.requests * model.layer_bytes / (at.efficiency.memory * at.bandwidth)
     # A prompt reads the weights at least once, however short it is.
-    compute = max(flops / (at.efficiency.compute * at.flops), read)
+    compute = np.maximum(flops / (at.efficiency.compute * at.flops), read)
     return compute + work.requests * at.efficiency.layer
 
 
-def steps(work: Inference, part: Tokens) -> tuple[float, float, float]:
+def steps(work: Inference, part: Tokens) -> tuple[Amount, Amount, Amount]:
     """Return the decode steps of a range, the batch of each and the mean context."""
-    batch = float(max(1, min(work.workload.concurrency, part.requests)))
-    context = (part.input + part.output / 2) / max(1, part.requests)
+    batch = np.maximum(1.0, np.minimum(work.workload.concurrency, part.requests))
+    context = (part.input + part.output / 2) / np.maximum(1, part.requests)
     return part.output / batch, batch, context
 
 
-def compute_seconds(work: Inference, part: Tokens, at: Speed) -> float:
+def compute_seconds(work: Inference, part: Tokens, at: Speed) -> Amount:
     """Return the seconds the whole model takes on one device for a range of requests."""
     model = work.model
     count, batch, context = steps(work, part)
@@ -196,7 +207,7 @@ def load_seconds(model: Model, weights: float, server: Server) -> float:
 
 def reference_work(work: Inference, part: Tokens, share: float = 1.0) -> Work:
     """Return w_t: the seconds of a range on the reference server, or of a share of its layers."""
-    return Work(max(MIN_WORK, share * compute_seconds(work, part, REFERENCE)))
+    return Work(max(MIN_WORK, float(share * compute_seconds(work, part, REFERENCE))))
 
 
 MIN_WORK = 1e-3
@@ -229,37 +240,45 @@ def problem(
 
     Notes
     -----
-    Subtasks that are alike and servers that are alike are evaluated once: the cost is
-    O(classes of subtasks x kinds of servers) plus filling the arrays.
+    Subtasks that are alike and servers that are alike are evaluated once (`likeness`): O(T + S +
+    rows x kinds), the rows of one task at once for each kind.
     """
     names = tuple(server.name for server in servers)
     if not names or list(names) != sorted(set(names)):
         raise ValueError("`servers` must be sorted by name, without doubles and not empty")
     subtasks = graph.subtasks
     number = {name: index for index, name in enumerate(names)}
-    kinds, kind = _kinds(servers)
-    resources = _resources(subtasks)
-    feasible, demand = _feasible(subtasks, servers, kinds, kind, resources)
+    rack = likeness.rack(subtasks, servers)
+    classes = likeness.needs(subtasks)
+    resources = _resources(subtasks, classes.firsts)
+    feasible, needs = _feasible(subtasks, rack, classes, resources)
     tasks = {task.name: task for task in job.tasks}
-    compute, load, believed = _seconds(tasks, graph, servers, kinds, kind)
-    compute = np.where(feasible, compute, np.inf)
+    rows = _rows(tasks, subtasks, classes)
+    need = classes.number[rows.firsts]
+    firsts = [subtasks[first] for first in rows.firsts.tolist()]
+    compute, load, believed = _seconds(tasks, graph, firsts, need, rack, servers)
+    compute[~feasible[need]] = np.inf
+    seconds = compute + load[need]
+    if job.cost_model is CostModel.SHARES:
+        pairs = np.bincount(rows.number)[:, None] * np.bincount(rack.kind)
+        seconds = compute = _shares(needs[need], rack.examples, resources, seconds, pairs)
     edge, edge_bytes, dependency = _edges(graph)
     observed = [server.observed_load or 0.0 for server in servers]
-    cost = np.where(feasible, compute + load, np.inf)
-    if job.cost_model is CostModel.SHARES:
-        cost = compute = _shares(demand, kind, servers, resources, cost)
+    capacity = [{PODS: MANY, **server.plannable} for server in rack.examples]
     return Problem(
         subtasks=tuple(subtask.name for subtask in subtasks),
         servers=names,
         resources=resources,
-        cost=cost,
-        compute=compute.copy(),
-        measured=feasible & believed,
-        demand=demand,
-        kind=kind,
-        capacity=_amounts([{PODS: MANY, **server.plannable} for server in servers], resources),
+        row=rows.number,
+        need=classes.number,
+        kind=rack.kind,
+        seconds=seconds,
+        computing=compute,
+        believed=(feasible & believed)[need],
+        needs=needs,
+        capacity=_amounts(capacity, resources)[rack.kind],
         work=np.array([subtask.work for subtask in subtasks], dtype=float),
-        rate=np.array([max(rate(server), 1e-9) for server in servers]),
+        rate=np.array([max(rate(server), 1e-9) for server in rack.examples])[rack.kind],
         load=np.maximum([loads.get(name, 0.0) for name in names], observed),
         group=_groups(subtasks),
         pinned=np.array(
@@ -278,28 +297,8 @@ MEASURED_FROM = 0.5
 """Confidence from which a device's figures count as known; below, the factors fill in."""
 
 
-def _kinds(servers: Sequence[Server]) -> tuple[list[Server], Ints]:
-    """Return one server of each kind of hardware, and the kind of each server."""
-    found: dict[object, int] = {}
-    examples: list[Server] = []
-    kind = np.empty(len(servers), dtype=np.int64)
-    for index, server in enumerate(servers):
-        key = (
-            server.devices,
-            tuple(sorted(server.plannable.items())),
-            server.link_bandwidth,
-            server.load_bandwidth,
-            server.models,
-        )
-        if key not in found:
-            found[key] = len(examples)
-            examples.append(server)
-        kind[index] = found[key]
-    return examples, kind
-
-
-def _resources(subtasks: Sequence[Subtask]) -> tuple[str, ...]:
-    demanded = {name for subtask in subtasks for v in subtask.variants for name in v.demand}
+def _resources(subtasks: Sequence[Subtask], firsts: Ints) -> tuple[str, ...]:
+    demanded = {name for first in firsts for v in subtasks[first].variants for name in v.demand}
     return tuple(sorted({*demanded, PODS}))
 
 
@@ -326,107 +325,152 @@ def _edges(graph: TaskGraph) -> tuple[Ints, Floats, NDArray[np.bool_]]:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2), moved, np.ones(len(pairs), dtype=bool)
 
 
-def _alike(subtask: Subtask) -> object:
-    """Return what two subtasks must share to be feasible on the same servers."""
-    return (
-        tuple((v.resource, v.device, tuple(sorted(v.demand.items()))) for v in subtask.variants),
-        subtask.task,
-        subtask.server,
-    )
-
-
 def _feasible(
     subtasks: Sequence[Subtask],
-    servers: Sequence[Server],
-    kinds: Sequence[Server],
-    kind: Ints,
+    rack: Rack,
+    classes: Classes,
     resources: tuple[str, ...],
-) -> tuple[NDArray[np.bool_], Ints]:
-    """Return where each subtask may run (T, S), and what it takes of each kind (T, K, R)."""
-    rows: dict[object, tuple[NDArray[np.bool_], Ints]] = {}
-    feasible = np.empty((len(subtasks), len(servers)), dtype=bool)
-    demand = np.zeros((len(subtasks), len(kinds), len(resources)), dtype=np.int64)
-    for index, subtask in enumerate(subtasks):
-        key = _alike(subtask)
-        if key not in rows:
-            chosen = [checks.variant(subtask, server) for server in kinds]
-            fits = np.array([variant is not None for variant in chosen])
-            allowed = np.array(
-                [
-                    fits[kind[i]] and checks.reason(subtask, server, checks.CHAIN[:-2]) is None
-                    for i, server in enumerate(servers)
-                ]
-            )
-            amounts = _amounts([{**v.demand, PODS: 1} if v else {} for v in chosen], resources)
-            rows[key] = (allowed, amounts)
-        feasible[index], demand[index] = rows[key]
-    return feasible, demand
+) -> tuple[Mask, Ints]:
+    """Return where each class may run (D, K), and what it takes of each kind (D, K, R)."""
+    shape = (len(classes.firsts), len(rack.examples))
+    feasible = np.zeros(shape, dtype=bool)
+    needs = np.zeros((*shape, len(resources)), dtype=np.int64)
+    for number, first in enumerate(classes.firsts.tolist()):
+        chosen = [checks.variant(subtasks[first], server) for server in rack.examples]
+        feasible[number] = [
+            variant is not None and checks.reason(subtasks[first], server, checks.STANDING) is None
+            for variant, server in zip(chosen, rack.examples, strict=True)
+        ]
+        needs[number] = _amounts([{**v.demand, PODS: 1} if v else {} for v in chosen], resources)
+    return feasible, needs
+
+
+def _rows(tasks: Mapping[str, Task], subtasks: Sequence[Subtask], needs: Classes) -> Classes:
+    """Return the subtasks by the seconds they take everywhere: the rows of the matrix."""
+    sums = {name: _Sums(task.work) for name, task in tasks.items()}
+    found = Numbering()
+    for subtask, need in zip(subtasks, needs.number.tolist(), strict=True):
+        # The stages of one set last as long as the whole set.
+        of = "" if subtask.layers is None else subtask.group
+        found.add((need, of, sums[subtask.task].of(subtask)))
+    return found.classes()
+
+
+class _Sums:
+    """What makes the seconds of a part of a task differ from those of another."""
+
+    def __init__(self, work: Inference | Template) -> None:
+        self._count = 0 if isinstance(work, Template) else work.requests.count
+        known = () if isinstance(work, Template) else work.requests.lengths
+        self._sums = [tuple(line) for line in _running(known).tolist()] if known else []
+
+    def of(self, subtask: Subtask) -> tuple[float, ...]:
+        """Return the number of requests and, where lengths are known, the sums of theirs."""
+        first, end = subtask.requests or (0, self._count)
+        if not self._sums:
+            return (end - first,)
+        here, there = self._sums[first], self._sums[end]
+        return (end - first, *(b - a for a, b in zip(here, there, strict=True)))
 
 
 def _seconds(
     tasks: Mapping[str, Task],
     graph: TaskGraph,
+    firsts: Sequence[Subtask],
+    need: Ints,
+    rack: Rack,
     servers: Sequence[Server],
-    kinds: Sequence[Server],
-    kind: Ints,
-) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Return compute and load seconds and which compute is believed, each (T, S)."""
-    shape = (len(graph.subtasks), len(kinds))
-    compute, load, belief = np.empty(shape), np.zeros(shape), np.ones(shape)
-    known: dict[object, tuple[list[float], list[float], list[float]]] = {}
-    sets = _sets(graph)
-    for index, subtask in enumerate(graph.subtasks):
+) -> tuple[Floats, Floats, Mask]:
+    """Return compute seconds (A, K), and load seconds and which compute is believed (D, K)."""
+    kinds = len(rack.examples)
+    demands = int(need.max()) + 1 if need.size else 0
+    compute = np.empty((len(firsts), kinds))
+    load, belief = np.zeros((demands, kinds)), np.ones((demands, kinds))
+    shards: dict[int, list[int]] = {}
+    pipelines = _Pipelines(graph, servers)
+    for row, (subtask, number) in enumerate(zip(firsts, need.tolist(), strict=True)):
         work = tasks[subtask.task].work
         if isinstance(work, Template):
-            compute[index] = work.estimated_seconds
-            continue
-        key = (
-            subtask.task,
-            subtask.requests,
-            subtask.layers,
-            subtask.group if subtask.layers else "",
-        )
-        if key not in known:
-            known[key] = _inference(subtask, work, sets[subtask.group], kinds, servers)
-        compute[index], load[index], belief[index] = known[key]
-    return compute[:, kind], load[:, kind], np.asarray(belief >= MEASURED_FROM)[:, kind]
+            compute[row] = work.estimated_seconds
+        elif subtask.layers is None:
+            shards.setdefault(number, []).append(row)
+        else:
+            compute[row] = pipelines.seconds(subtask, work)
+    for number, rows in shards.items():
+        alike = [firsts[row] for row in rows]
+        work = tasks[alike[0].task].work
+        assert isinstance(work, Inference), "a template is no shard"  # noqa: S101
+        compute[rows], load[number], belief[number] = _inference(alike, work, rack.examples)
+    return compute, load, belief >= MEASURED_FROM
 
 
-def _sets(graph: TaskGraph) -> dict[str, list[Subtask]]:
-    sets: dict[str, list[Subtask]] = {}
-    for subtask in graph.subtasks:
-        sets.setdefault(subtask.group, []).append(subtask)
-    return sets
+class _Pipelines:
+    """The seconds of coupled sets, each asked for once for all of its stages."""
+
+    def __init__(self, graph: TaskGraph, servers: Sequence[Server]) -> None:
+        self._graph = graph
+        self._servers = servers
+        self._sets: dict[str, list[Subtask]] = {}
+        self._named: dict[str, Server] = {}
+        self._known: dict[str, float] = {}
+
+    def seconds(self, stage: Subtask, work: Inference) -> float:
+        """Return the seconds of a stage: those of its set.
+
+        A stage lasts as long as its set: the head needs every stage until the last token.
+        """
+        if not self._sets:
+            self._named = {server.name: server for server in self._servers}
+            for subtask in self._graph.subtasks:
+                self._sets.setdefault(subtask.group, []).append(subtask)
+        if stage.group not in self._known:
+            part = tokens(work, *(stage.requests or (0, work.requests.count)))
+            self._known[stage.group] = set_seconds(work, part, self._sets[stage.group], self._named)
+        return self._known[stage.group]
 
 
 def _inference(
-    subtask: Subtask,
-    work: Inference,
-    members: Sequence[Subtask],
-    kinds: Sequence[Server],
-    servers: Sequence[Server],
-) -> tuple[list[float], list[float], list[float]]:
-    """Return compute seconds, load seconds and belief on each kind of server."""
-    part = tokens(work, *(subtask.requests or (0, work.requests.count)))
-    if subtask.layers is not None:
-        # A stage lasts as long as its set: the head needs every stage until the last token.
-        by_name = {server.name: server for server in servers}
-        seconds = set_seconds(work, part, members, by_name)
-        return [seconds] * len(kinds), [0.0] * len(kinds), [1.0] * len(kinds)
-    compute, load, belief = [], [], []
-    for server in kinds:
-        variant = checks.variant(subtask, server)
+    shards: Sequence[Subtask], work: Inference, kinds: Sequence[Server]
+) -> tuple[Floats, Floats, Floats]:
+    """Return compute seconds (N, K), load seconds (K,) and belief (K,) of shards of one task."""
+    part = _tokens(work, [shard.requests or (0, work.requests.count) for shard in shards])
+    compute = np.full((len(kinds), len(shards)), np.inf)
+    load, belief = np.zeros(len(kinds)), np.zeros(len(kinds))
+    known: dict[Speed, Floats] = {}
+    for number, server in enumerate(kinds):
+        variant = checks.variant(shards[0], server)
         device = _device(variant, server)
         if variant is None or device is None:
-            compute.append(np.inf)
-            load.append(0.0)
-            belief.append(0.0)
             continue
         at = speed(device, server, variant, work.parallelism.tensor or 1)
-        compute.append(compute_seconds(work, part, at))
-        load.append(load_seconds(work.model, work.model.bytes, server))
-        belief.append(device.confidence)
-    return compute, load, belief
+        if at not in known:
+            known[at] = compute_seconds(work, part, at)
+        compute[number] = known[at]
+        load[number] = load_seconds(work.model, work.model.bytes, server)
+        belief[number] = device.confidence
+    return compute.T, load, belief
+
+
+def _tokens(work: Inference, spans: Sequence[tuple[int, int]]) -> Tokens:
+    """Return the sums over many ranges of requests at once, each an array over the ranges."""
+    first, end = np.array(spans, dtype=np.int64).reshape(-1, 2).T
+    count = (end - first).astype(float)
+    known = work.requests.lengths
+    if not known:
+        length, output = work.requests.mean_input, work.requests.mean_output
+        return Tokens(count, count * length, count * length**2, count * output)
+    sums = _running(known)
+    return Tokens(count, *(sums[end] - sums[first]).T)
+
+
+def _running(lengths: Sequence[tuple[int, int]]) -> Floats:
+    """Return the running sums of input tokens, their squares and output tokens, (n + 1, 3).
+
+    Whole numbers below 2^53: the difference of two is the sum of a range, to the last digit.
+    """
+    pairs = np.array(lengths, dtype=float).reshape(-1, 2)
+    each = np.column_stack([pairs[:, 0], pairs[:, 0] ** 2, pairs[:, 1]])
+    return np.append(np.zeros((1, 3)), each.cumsum(axis=0), axis=0)
 
 
 def _device(variant: Variant | None, server: Server) -> Device | None:
@@ -481,9 +525,9 @@ def set_seconds(
     count, _, _ = steps(work, part)
     each = [stage.prefill + count * stage.step for stage in stages]
     if OVERLAP[work.engine] is Overlap.SUM:
-        return sum(each) + sum(stage.load for stage in stages)
+        return float(sum(each) + sum(stage.load for stage in stages))
     filling = sum(stage.step for stage in stages) - max(stage.step for stage in stages)
-    return max(each) + filling + max(stage.load for stage in stages)
+    return float(max(each) + filling + max(stage.load for stage in stages))
 
 
 def _stage(
@@ -512,22 +556,32 @@ def _stage(
 
 
 def _shares(
-    demand: Ints,
-    kind: Ints,
-    servers: Sequence[Server],
+    needs: Ints,
+    kinds: Sequence[Server],
     resources: tuple[str, ...],
-    cost: Floats,
+    seconds: Floats,
+    pairs: Ints,
 ) -> Floats:
-    """Return the claim's matrix: Σ_r w_r d_tr/a_ir, resources weighted alike.
+    """Return the claim's matrix: Σ_r w_r d_tr/a_ir, resources weighted alike, (A, K).
 
-    Scaled so that its median is that of the seconds: loads and edges stay comparable.
+    Scaled so that its median over all pairs is that of the seconds: loads and edges stay
+    comparable.
     """
-    available = np.maximum(_amounts([server.plannable for server in servers], resources), 1)
+    available = np.maximum(_amounts([server.plannable for server in kinds], resources), 1)
     asked = [index for index, name in enumerate(resources) if name != PODS]
-    shares = (demand[:, kind] / available)[:, :, asked].mean(axis=2)
-    finite = np.isfinite(cost)
-    shares = np.where(finite, shares, np.inf)
-    if not finite.any() or not np.median(shares[finite]) > 0:
-        return cost
-    result: Floats = shares * (np.median(cost[finite]) / np.median(shares[finite]))
-    return result
+    shares = (needs / available)[:, :, asked].mean(axis=2)
+    finite = np.isfinite(seconds)
+    if not finite.any():
+        return seconds
+    middle = _median(shares[finite], pairs[finite])
+    if not middle > 0:
+        return seconds
+    return np.where(finite, shares * (_median(seconds[finite], pairs[finite]) / middle), np.inf)
+
+
+def _median(values: Floats, count: Ints) -> float:
+    """Return the median of values of which each is there so many times."""
+    order = np.argsort(values, kind="stable")
+    until = np.cumsum(count[order])
+    low, high = np.searchsorted(until, [(until[-1] - 1) // 2, until[-1] // 2], side="right")
+    return float(values[order[low]] + values[order[high]]) / 2

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evenkeel_core.problems import Floats, Ints, Problem
+from evenkeel_core.problems import Floats, Ints, Problem, alike
 
 Mask = NDArray[np.bool_]
 
@@ -66,17 +66,35 @@ class Factors:
     """Share of the energy beyond the means that U Vᵀ explains, on measured pairs."""
     error: float
     """Root mean square of the relative error of the fit, on measured pairs."""
-    completed: Floats
-    """(T, S) compute seconds: as given where measured or where nothing of the row or column is,
-    from the factors and what alike subtasks show beyond them elsewhere; inf where the subtask may
-    not run."""
-    confidence: Floats
-    """(T, S) 1 where measured, less where filled, 0 where as given or infeasible."""
+    computing: Floats
+    """(A, K) `completed` by the rows and kinds of the problem."""
+    belief: Floats
+    """(A, K) `confidence` by the rows and kinds of the problem."""
     task_class: Ints
     """(T,) class of subtasks that may run on the same servers and suit them alike; they may
     differ in size."""
     server_class: Ints
     """(S,) class of servers that may run the same subtasks equally fast."""
+    pairs: tuple[Ints, Ints]
+    """The row of each subtask (T,) and the kind of each server (S,), as in the problem."""
+
+    @property
+    def completed(self) -> Floats:
+        """(T, S) compute seconds.
+
+        As given where measured or where nothing of the row or column is, from the factors and
+        what alike subtasks show beyond them elsewhere; inf where the subtask may not run.
+        """
+        row, kind = self.pairs
+        found: Floats = self.computing[row[:, None], kind]
+        return found
+
+    @property
+    def confidence(self) -> Floats:
+        """(T, S) 1 where measured, less where filled, 0 where as given or infeasible."""
+        row, kind = self.pairs
+        found: Floats = self.belief[row[:, None], kind]
+        return found
 
 
 def factorise(problem: Problem, *, energy: float = ENERGY, max_rank: int = MAX_RANK) -> Factors:
@@ -125,11 +143,15 @@ def factorise(problem: Problem, *, energy: float = ENERGY, max_rank: int = MAX_R
         raise ValueError(f"`energy` must be in (0, 1], not {energy}")
     if max_rank < 1:
         raise ValueError(f"`max_rank` must be at least 1, not {max_rank}")
-    feasible = np.isfinite(problem.compute) & (problem.compute > 0)
-    known = feasible & problem.measured
+    given = problem.computing
+    feasible = np.isfinite(given) & (given > 0)
+    known = feasible & problem.believed
     if not known.any():
         known = feasible
-    logs = np.where(known, np.log(np.where(known, problem.compute, 1.0)), 0.0)
+    logs = np.log(given, out=np.zeros(given.shape), where=known)
+    # How many subtasks and servers each entry stands for.
+    tasks = np.bincount(problem.row, minlength=len(given)).astype(float)
+    servers = np.bincount(problem.kind, minlength=given.shape[1]).astype(float)
 
     rows, columns = _equal(logs, known, feasible), _equal(logs.T, known.T, feasible.T)
     some = np.ix_(_first(rows), _first(columns))
@@ -141,26 +163,30 @@ def factorise(problem: Problem, *, energy: float = ENERGY, max_rank: int = MAX_R
     between = left[:, :-1] @ right[:, :-1].T
     fitted = between + left[:, -1:] + right[:, -1]
     residual = np.where(known, logs - fitted, 0.0)
-    shown = _shown_by_neighbours(fit, logs[some], known[some])[np.ix_(rows, columns)]
-    explained = _share(residual, np.where(known, residual + between, 0.0))
-    error = float(np.sqrt(np.sum(np.expm1(residual) ** 2) / max(1, np.count_nonzero(known))))
+    explained = _share(residual, np.where(known, residual + between, 0.0), tasks, servers)
+    size = max(1.0, float(tasks @ known @ servers))
+    error = float(np.sqrt(tasks @ np.expm1(residual) ** 2 @ servers / size))
 
-    support = np.minimum(known.sum(axis=1)[:, None], known.sum(axis=0))
+    support = np.minimum((known @ servers)[:, None], tasks @ known)
     filled = feasible & ~known & (support > 0)
+    shown = _shown_by_neighbours(fit, logs[some], known[some])[np.ix_(rows, columns)]
     belief = support / (support + fit.rank + 1) * max(0.0, explained) / (1 + error)
+    task, server = left[problem.row], right[problem.kind]
+    row, column = task[:, -1], server[:, -1]
     return Factors(
-        task_factors=left[:, :-1],
-        server_factors=right[:, :-1],
-        mean=float(left[:, -1].mean() + right[:, -1].mean()) if logs.size else 0.0,
-        row=left[:, -1] - left[:, -1].mean() if logs.size else left[:, -1],
-        column=right[:, -1] - right[:, -1].mean() if logs.size else right[:, -1],
+        task_factors=task[:, :-1],
+        server_factors=server[:, :-1],
+        mean=float(row.mean() + column.mean()) if row.size and column.size else 0.0,
+        row=row - row.mean() if row.size and column.size else row,
+        column=column - column.mean() if row.size and column.size else column,
         rank=fit.rank,
         explained=explained,
         error=error,
-        completed=np.where(filled, np.exp(np.where(filled, fitted + shown, 0.0)), problem.compute),
-        confidence=np.where(known, 1.0, np.where(filled, belief, 0.0)),
-        task_class=task_class[rows],
-        server_class=server_class[columns],
+        computing=np.where(filled, np.exp(np.where(filled, fitted + shown, 0.0)), given),
+        belief=np.where(known, 1.0, np.where(filled, belief, 0.0)),
+        task_class=task_class[rows][problem.row],
+        server_class=server_class[columns][problem.kind],
+        pairs=(problem.row, problem.kind),
     )
 
 
@@ -293,20 +319,18 @@ def _join(factors: Floats, means: Floats) -> Floats:
     return np.append(factors, means.reshape(-1, 1), axis=1)
 
 
-def _share(residual: Floats, energy: Floats) -> float:
+def _share(residual: Floats, energy: Floats, *weights: Floats) -> float:
     """Return the share of the energy that is not in the residual; 1 where there is none."""
-    total = float(np.sum(energy**2))
-    if total <= NOTHING * energy.size:
+    rows, columns = weights or (np.ones(len(energy)), np.ones(energy.shape[1]))
+    total = float(rows @ energy**2 @ columns)
+    if total <= NOTHING * rows.sum() * columns.sum():
         return 1.0
-    return max(0.0, 1.0 - float(np.sum(residual**2)) / total)
+    return max(0.0, 1.0 - float(rows @ residual**2 @ columns) / total)
 
 
 def _equal(logs: Floats, *masks: Mask) -> Ints:
     """Give equal rows the same number, in the order of their first."""
-    rounded = np.round(logs, DECIMALS) + 0.0
-    numbers: dict[tuple[bytes, ...], int] = {}
-    keys = (tuple(part.tobytes() for part in parts) for parts in zip(rounded, *masks, strict=True))
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+    return alike(np.round(logs, DECIMALS), *masks)[0]
 
 
 def _first(numbers: Ints) -> Ints:

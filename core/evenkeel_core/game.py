@@ -6,10 +6,16 @@ equilibrium of the subtasks' best responses. With the load of other jobs held fi
 an exact weighted potential (design, section 4), so best response ends.
 
 `terms` is the one definition of the utility: the planner and the extender both call it.
+
+A server's load is all that tells it from others of its kind, so a best response asks the least
+loaded server of each kind, and those that hold a neighbour: O(kinds), not O(servers).
 """
 
-from collections.abc import Iterable
+import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +23,15 @@ from evenkeel_core.problems import (
     NOWHERE,
     Floats,
     Ints,
+    Mask,
     Problem,
     allowed,
+    blocks,
+    coupled,
     room_for,
+    sort_of,
     transfer,
-    units,
+    usable,
 )
 
 TOLERANCE = 1e-9
@@ -94,7 +104,7 @@ def scale_of(problem: Problem) -> float:
     With λ = 1/ĉ a second of queue counts as much as a second of cost, and the utility is the
     negative of the predicted completion in units of ĉ.
     """
-    best = problem.cost.min(axis=1, initial=np.inf)
+    best = problem.seconds.min(axis=1, initial=np.inf)[problem.row]
     best = best[np.isfinite(best) & (best > 0)]
     return float(np.median(best)) if best.size else 1.0
 
@@ -122,7 +132,7 @@ def potential(problem: Problem, assignment: Ints, *, balance: float, scale: floa
     """
     placed = np.flatnonzero(assignment != NOWHERE)
     where, work = assignment[placed], problem.work[placed]
-    cost = float(np.sum(work * problem.cost[placed, where]))
+    cost = float(np.sum(work * problem.cost_at(placed, where)))
     edges = float(np.sum(edge_seconds(problem, assignment)))
     square = float(np.sum(loads(problem, assignment) ** 2 / problem.rate))
     square += float(np.sum(work**2 / problem.rate[where]))
@@ -143,19 +153,39 @@ class Neighbours:
         # bandwidth the sum over all places is a cumulative sum, not a table of pairs.
         self._order = np.argsort(problem.link_bandwidth, kind="stable")
 
-    def seconds(self, unit: Ints, assignment: Ints) -> Floats:
-        """Return Σ_e d_e of the edges between a unit and the placed rest, per server, (S,).
+    def of(self, unit: Ints) -> Ints:
+        """Return the subtasks a unit has edges with, one entry an edge."""
+        found: Ints = self._other[self._edges(unit)]
+        return found
 
-        O(edges of the unit + S). Members of the unit must be NOWHERE: what they say to one
-        another is not counted.
+    def has_edges(self, unit: Ints) -> bool:
+        """Tell whether any edge ends at a unit."""
+        return bool((self._start[unit + 1] > self._start[unit]).any())
+
+    def _edges(self, unit: Ints) -> Ints:
+        if unit.size == 1:
+            return np.arange(self._start[unit[0]], self._start[unit[0] + 1])
+        return np.concatenate([np.arange(self._start[t], self._start[t + 1]) for t in unit])
+
+    def seconds(self, unit: Ints, assignment: Ints, servers: Ints | None = None) -> Floats:
+        """Return Σ_e d_e of the edges between a unit and the placed rest, per server.
+
+        Of every server, (S,), in O(edges of the unit + S), or of some in O(edges x servers) where
+        that is less. Members of the unit must be NOWHERE: what they say to one another is not
+        counted.
         """
         problem = self._problem
-        rows = np.concatenate([np.arange(self._start[t], self._start[t + 1]) for t in unit])
+        rows = self._edges(unit)
         place = assignment[self._other[rows]]
         rows, place = rows[place != NOWHERE], place[place != NOWHERE]
-        if not rows.size:
-            return np.zeros(len(problem.servers))
         size = len(problem.servers)
+        asked = size if servers is None else servers.size
+        if not rows.size:
+            return np.zeros(asked)
+        if servers is not None and rows.size * asked <= size:
+            each = transfer(problem, place[:, None], servers, self._bytes[rows, None])
+            summed: Floats = each.sum(axis=0)
+            return summed
         moved = np.bincount(place, weights=self._bytes[rows], minlength=size)
         count = np.bincount(place, minlength=size)
         latency = problem.link_latency
@@ -166,15 +196,15 @@ class Neighbours:
         # Both sums without the server itself, which would talk to nobody over the wire.
         seconds[self._order[1:]] += slower[:-1]
         seconds[self._order[:-1]] += faster[1:] / bandwidth[:-1]
-        total: Floats = seconds
+        total: Floats = seconds if servers is None else seconds[servers]
         return total
 
 
 class State:
     """An assignment that changes move by move, with all a move needs kept up to date.
 
-    A unit is lifted, priced on every server, and put down again. Prices are shares of P, so
-    the difference of two prices is the change of P, and over w_t the gain in utility.
+    A unit is lifted, priced, and put down again. Prices are shares of P, so the difference of two
+    prices is the change of P, and over w_t the gain in utility.
     """
 
     def __init__(self, problem: Problem, assignment: Ints, *, balance: float, scale: float) -> None:
@@ -183,12 +213,46 @@ class State:
         self.load = loads(problem, assignment)
         self.balance = balance
         self.scale = scale
+        sets, alone = coupled(problem)
+        self.sets = tuple(unit for unit in sets if (problem.pinned[unit] == NOWHERE).all())
+        free = alone[problem.pinned[alone] == NOWHERE]
+        self.alone = free[np.argsort(-problem.work[free], kind="stable")]
+        self._room = {int(unit[0]): room_for(problem, unit) for unit in self.sets}
         self._neighbours = Neighbours(problem) if problem.edge.size else None
-        cost = np.where(allowed(problem), problem.cost, np.inf)
-        self.weighted: Floats = problem.work[:, None] * cost / scale
-        self._room = {
-            int(unit[0]): room_for(problem, unit) for unit in units(problem) if unit.size > 1
-        }
+        self.turn = _turn(problem, self.alone, self.sets)
+
+        # Servers that differ in nothing but their load.
+        figures = [problem.rate]
+        if self._neighbours is not None:
+            figures += [problem.link_bandwidth, problem.link_latency]
+        if sets:
+            figures += list(problem.capacity.T)
+        self._sort, first = sort_of(problem, *figures)
+        kinds = problem.kind[first]
+        every = np.arange(problem.seconds.shape[1])
+        self._columns = None if np.array_equal(kinds, every) else kinds
+        # λ·ĉ/R: the seconds of cost that a unit of queue is worth.
+        self._slope = balance * scale / problem.rate[first]
+        self._queues: list[list[tuple[float, int]]] = [[] for _ in first]
+        order = np.argsort(self.load, kind="stable")
+        for sort, *entry in zip(
+            self._sort[order].tolist(), self.load[order].tolist(), order.tolist(), strict=True
+        ):
+            self._queues[sort].append((entry[0], entry[1]))
+        self._head = np.array([queue[0][1] for queue in self._queues], dtype=np.int64)
+        self._wait = self._slope * self.load[self._head]
+
+    def _changed(self, server: int) -> None:
+        """Find the least loaded server of a kind anew after the load of one has changed."""
+        sort, load = self._sort[server], self.load
+        queue = self._queues[sort]
+        heapq.heappush(queue, (float(load[server]), server))
+        least, head = queue[0]
+        while load[head] != least:
+            heapq.heappop(queue)
+            least, head = queue[0]
+        self._head[sort] = head
+        self._wait[sort] = self._slope[sort] * least
 
     def lift(self, unit: Ints) -> Ints:
         """Take a unit off its servers and return where it was."""
@@ -196,6 +260,7 @@ class State:
         for member, place in zip(unit.tolist(), places.tolist(), strict=True):
             if place != NOWHERE:
                 self.load[place] -= self.problem.work[member]
+                self._changed(place)
         self.assignment[unit] = NOWHERE
         return places
 
@@ -205,26 +270,49 @@ class State:
         for member, place in zip(unit.tolist(), self.assignment[unit].tolist(), strict=True):
             if place != NOWHERE:
                 self.load[place] += self.problem.work[member]
+                self._changed(place)
 
-    def prices(self, unit: Ints) -> Floats:
-        """Return the share of P of a lifted unit if all of it were on each server, (S,)."""
-        work = float(self.problem.work[unit].sum())
-        square = work * work + float(np.sum(self.problem.work[unit] ** 2))
-        queue = (2.0 * work * self.load + square) / self.problem.rate
-        price: Floats = self.weighted[unit].sum(axis=0) + self.balance / 2 * queue
+    def prices(self, unit: Ints, servers: Ints | None = None) -> Floats:
+        """Return the share of P of a lifted unit if all of it were on each of some servers.
+
+        Of every server, (S,), where none are named.
+        """
+        problem = self.problem
+        servers = np.arange(len(problem.servers)) if servers is None else servers
+        own = problem.work[unit]
+        work = float(own.sum())
+        cost = own @ problem.seconds[problem.row[unit][:, None], problem.kind[servers]]
+        square = work * work + float(own @ own)
+        queue = (2.0 * work * self.load[servers] + square) / problem.rate[servers]
+        price: Floats = cost / self.scale + self.balance / 2 * queue
         if unit.size > 1:
-            price[~self._room[int(unit[0])]] = np.inf
+            price[~self._room[int(unit[0])][servers]] = np.inf
         if self._neighbours is not None:
-            price += self._neighbours.seconds(unit, self.assignment) / self.scale
+            edges = self._neighbours.seconds(unit, self.assignment, servers)
+            price += edges / self.scale
         return price
+
+    def _best(self, unit: Ints) -> tuple[int, float]:
+        """Return the server that can do best by a lifted unit, the first of equals, and the price.
+
+        The least loaded of each kind stands for its kind, but for servers that hold a neighbour:
+        to those less is moved.
+        """
+        servers = self._head
+        if self._neighbours is not None and self._neighbours.has_edges(unit):
+            hosts = self.assignment[self._neighbours.of(unit)]
+            servers = np.unique(np.concatenate([servers, hosts[hosts != NOWHERE]]))
+        prices = self.prices(unit, servers)
+        least = prices.min()
+        return int(servers[prices == least].min()), float(least)
 
     def seat(self, unit: Ints, places: Ints) -> float:
         """Put lifted subtasks down, each on its own server, and return the share of P they have."""
         share = 0.0
-        for position, place in enumerate(places.tolist()):
+        for position in range(unit.size):
             member = unit[position : position + 1]
-            share += float(self.prices(member)[place])
-            self.drop(member, place)
+            share += float(self.prices(member, places[position : position + 1])[0])
+            self.drop(member, int(places[position]))
         return share
 
     def respond(self, unit: Ints, tolerance: float = TOLERANCE) -> bool:
@@ -233,25 +321,27 @@ class State:
         Ties go to the lowest number, that is the first server by name.
         """
         places = self.lift(unit)
-        prices = self.prices(unit)
-        best = int(np.argmin(prices))
+        best, least = self._best(unit)
         if (places == NOWHERE).any():
-            claimed = bool(np.isfinite(prices[best]))
+            claimed = bool(np.isfinite(least))
             self.drop(unit, best if claimed else places)
             return claimed
         if unit.size == 1:
-            share = float(prices[places[0]])
+            share = float(self.prices(unit, places)[0])
             self.drop(unit, places)
         else:
             share = self.seat(unit, places)
-        if not gains(share, float(prices[best]), tolerance):
+        if not gains(share, least, tolerance):
             return False
         self.lift(unit)
         self.drop(unit, best)
         return True
 
     def gain(self, unit: Ints) -> tuple[float, float]:
-        """Return the share of P a unit has and the least it could have on one server."""
+        """Return the share of P a unit has and the least it could have on one server.
+
+        Asks every server, not the heads of kinds: this is what an equilibrium is checked by.
+        """
         places = self.lift(unit)
         least = float(self.prices(unit).min())
         if (places == NOWHERE).any():
@@ -259,34 +349,141 @@ class State:
             return np.inf, least
         return self.seat(unit, places), least
 
+    def exchange(self, one: int, other: int) -> bool:
+        """Let two subtasks that stand alone change places if that lowers P; tell whether."""
+        if self._neighbours is None:
+            return self._exchange_plain(one, other)
+        pair = np.array([one, other])
+        places = self.lift(pair)
+        before = self.seat(pair, places)
+        self.lift(pair)
+        after = self.seat(pair, places[::-1])
+        if gains(before, after):
+            return True
+        self.lift(pair)
+        self.drop(pair, places)
+        return False
+
+    def _exchange_plain(self, one: int, other: int) -> bool:
+        """Do what `exchange` does where there are no edges."""
+        work, load = self.problem.work, self.load
+        here, there = int(self.assignment[one]), int(self.assignment[other])
+        own, theirs = float(work[one]), float(work[other])
+        cost = self.problem.cost_at(np.array([[one], [other]]), np.array([here, there]))
+        slope, slope_there = self._slope[self._sort[[here, there]]].tolist()
+        queue, queue_there = slope * float(load[here]), slope_there * float(load[there])
+        # In seconds of cost times work, without what is the same before and after.
+        before = own * (cost[0, 0] + queue) + theirs * (cost[1, 1] + queue_there)
+        after = own * (cost[0, 1] + queue_there) + theirs * (cost[1, 0] + queue)
+        more = theirs - own
+        after += more * (slope * theirs - slope_there * own)
+        if here == there or not gains(before, after):
+            return False
+        self.assignment[one], self.assignment[other] = there, here
+        load[here] += more
+        load[there] -= more
+        self._changed(here)
+        self._changed(there)
+        return True
+
     def potential(self) -> float:
         """Return P."""
         return potential(self.problem, self.assignment, balance=self.balance, scale=self.scale)
 
+    # Subtasks that stand alone and have no edges, many at a time
+
+    def _costs(self, subtasks: Ints) -> Floats:
+        """Return the seconds of subtasks on each sort of server, (subtasks, sorts)."""
+        seconds = self.problem.seconds[self.problem.row[subtasks]]
+        return seconds if self._columns is None else seconds[:, self._columns]
+
+    def eager(self, subtasks: Ints, tolerance: float = TOLERANCE) -> Ints:
+        """Return which of some subtasks without edges would be better off elsewhere, or anywhere.
+
+        O(subtasks x kinds), all of them at once.
+        """
+        work, place = self.problem.work[subtasks], self.assignment[subtasks]
+        lost = place == NOWHERE
+        offers = self._costs(subtasks)
+        offers += self._wait
+        offers += work[:, None] * self._slope
+        least = offers.min(axis=1)
+        here = np.where(lost, 0.0, self.problem.cost_at(subtasks, place))
+        here += self._slope[self._sort[place]] * self.load[place]
+        keen: Mask = np.where(lost, least < np.inf, gains(here, least, tolerance))
+        return subtasks[keen]
+
+    def answer(self, subtasks: Ints, tolerance: float = TOLERANCE) -> int:
+        """Let each of some subtasks without edges be claimed, in turn; return how many moved.
+
+        What `respond` does for each, in O(K) with little beside.
+        """
+        made = 0
+        for block in blocks(subtasks.size, self._slope.size):
+            chosen = subtasks[block]
+            work, place = self.problem.work[chosen], self.assignment[chosen]
+            offers = self._costs(chosen) + work[:, None] * self._slope
+            cost, slope = self.problem.cost_at(chosen, place), self._slope[self._sort[place]]
+            for subtask, own, here, fixed, steep, offer in zip(
+                chosen.tolist(),
+                work.tolist(),
+                place.tolist(),
+                cost.tolist(),
+                slope.tolist(),
+                offers,
+                strict=True,
+            ):
+                offer += self._wait
+                sort = int(offer.argmin())
+                least = float(offer[sort])
+                if here == NOWHERE:
+                    if least == np.inf:
+                        continue
+                elif not gains(fixed + steep * float(self.load[here]), least, tolerance):
+                    continue
+                else:
+                    self.load[here] -= own
+                    self._changed(here)
+                best = int(self._head[sort])
+                if offer.size - 1 - int(offer[::-1].argmin()) != sort:
+                    best = int(self._head[offer == least].min())
+                self.assignment[subtask] = best
+                self.load[best] += own
+                self._changed(best)
+                made += 1
+        return made
+
 
 def utilities(
-    problem: Problem, assignment: Ints, *, balance: float, scale: float
+    problem: Problem,
+    assignment: Ints,
+    *,
+    balance: float,
+    scale: float,
+    subtasks: Ints | None = None,
 ) -> tuple[Floats, Floats, Floats]:
-    """Return the terms of every subtask's utility on every server, all others staying put.
+    """Return the terms of subtasks' utility on every server, all others staying put.
 
-    Each of the three has shape (T, S); -inf in the first where a subtask may not run.
+    Of all subtasks where none are named. Each of the three has shape (subtasks, S); -inf in the
+    first where a subtask may not run.
     """
-    neighbours = Neighbours(problem)
-    place = assignment.copy()
-    edges = np.zeros(problem.cost.shape)
-    for subtask in np.unique(problem.edge):
-        place[subtask] = NOWHERE
-        edges[subtask] = neighbours.seconds(subtask[None], place)
-        place[subtask] = assignment[subtask]
-    placed = np.flatnonzero(assignment != NOWHERE)
-    load = np.tile(loads(problem, assignment), (len(problem.subtasks), 1))
-    load[placed, assignment[placed]] -= problem.work[placed]
-    cost = np.where(allowed(problem), problem.cost, np.inf)
-    work = problem.work[:, None]
+    chosen = np.arange(len(problem.subtasks)) if subtasks is None else subtasks
+    edges = np.zeros((chosen.size, len(problem.servers)))
+    if problem.edge.size:
+        neighbours, place = Neighbours(problem), assignment.copy()
+        for position, subtask in enumerate(chosen.tolist()):
+            place[subtask] = NOWHERE
+            edges[position] = neighbours.seconds(chosen[position : position + 1], place)
+            place[subtask] = assignment[subtask]
+    load = np.tile(loads(problem, assignment), (chosen.size, 1))
+    placed = np.flatnonzero(assignment[chosen] != NOWHERE)
+    load[placed, assignment[chosen[placed]]] -= problem.work[chosen[placed]]
+    cost = np.where(allowed(problem, chosen), problem.cost_at(chosen[:, None], slice(None)), np.inf)
+    work = problem.work[chosen][:, None]
     return terms(cost, edges, work, load, problem.rate, balance=balance, scale=scale)
 
 
-def gains(share: float, other: float, tolerance: float = TOLERANCE) -> bool:
+def gains(share: Any, other: Any, tolerance: float = TOLERANCE) -> Any:
     """Tell whether a fall of a share of P from `share` to `other` is more than rounding."""
     return other < share - tolerance * abs(share)
 
@@ -297,8 +494,27 @@ def players(problem: Problem) -> tuple[Ints, ...]:
     The heavy ones choose first because they have the fewest places left once the light ones
     sit. A unit with a pinned member stays: it was sized for its servers.
     """
-    free = [unit for unit in units(problem) if (problem.pinned[unit] == NOWHERE).all()]
+    sets, alone = coupled(problem)
+    free = [unit for unit in sets if (problem.pinned[unit] == NOWHERE).all()]
+    free += list(alone[problem.pinned[alone] == NOWHERE][:, None])
     return tuple(sorted(free, key=lambda unit: (-float(problem.work[unit].sum()), int(unit[0]))))
+
+
+Stretch = tuple[bool, Ints]
+"""True and many subtasks of one turn, each alone and without edges; or false and one unit."""
+
+
+def _turn(problem: Problem, alone: Ints, sets: Sequence[Ints]) -> tuple[Stretch, ...]:
+    """Return the players in their order, the plain ones together as far as that goes."""
+    if not sets and not problem.edge.size:
+        return ((True, alone),) if alone.size else ()
+    edged = np.zeros(len(problem.subtasks), dtype=bool)
+    edged[problem.edge] = True
+    stretches: list[Stretch] = []
+    for plain, run in groupby(players(problem), lambda u: u.size == 1 and not edged[u[0]]):
+        found = list(run)
+        stretches += [(True, np.concatenate(found))] if plain else [(False, u) for u in found]
+    return tuple(stretches)
 
 
 def seated(problem: Problem, assignment: Ints) -> Ints:
@@ -340,9 +556,9 @@ def equilibrium(
 
     Notes
     -----
-    O(rounds · (T · S + E)), vectorised over servers. Deterministic: heaviest first, ties to the
-    lowest number. Each move lowers P by w_t times the gain, so P never rises and the rounds end
-    (Monderer & Shapley [1]_).
+    O(rounds · (T · K + E)) and O(log S) a move, K the sorts of servers that differ in more than
+    load. Deterministic: heaviest first, ties to the lowest number. Each move lowers P by w_t
+    times the gain, so P never rises and the rounds end (Monderer & Shapley [1]_).
 
     References
     ----------
@@ -351,11 +567,10 @@ def equilibrium(
     """
     _check(problem, assignment, balance, scale)
     state = State(problem, seated(problem, assignment), balance=balance, scale=scale)
-    turn = players(problem)
     history = [state.potential()]
     moves, stable = 0, False
     for _ in range(rounds):
-        made = play(state, turn, tolerance)
+        made = play(state, tolerance)
         moves += made
         history.append(state.potential())
         if not made:
@@ -364,9 +579,24 @@ def equilibrium(
     return Equilibrium(state.assignment, history[-1], stable, moves, tuple(history))
 
 
-def play(state: State, turn: Iterable[Ints], tolerance: float = TOLERANCE) -> int:
+TOGETHER = 256
+"""Plain subtasks that are asked together whether they would be better off elsewhere: one that
+only the moves of these make so is asked again in the next round."""
+
+
+def play(state: State, tolerance: float = TOLERANCE) -> int:
     """Let every unit be claimed once, in turn, and return how many moved."""
-    return sum(state.respond(unit, tolerance) for unit in turn)
+    moved = 0
+    for plain, unit in state.turn:
+        if not plain:
+            moved += state.respond(unit, tolerance)
+            continue
+        for at in range(0, unit.size, TOGETHER):
+            together = unit[at : at + TOGETHER]
+            if (state.assignment[together] != NOWHERE).any():
+                together = state.eager(together, tolerance)
+            moved += state.answer(together, tolerance)
+    return moved
 
 
 def is_stable(
@@ -387,8 +617,8 @@ def imbalance(problem: Problem, assignment: Ints) -> float:
 
     Only servers that may run some subtask count: nothing can level the others.
     """
-    usable = allowed(problem).any(axis=0)
-    load, rate = loads(problem, assignment)[usable], problem.rate[usable]
+    some = usable(problem)
+    load, rate = loads(problem, assignment)[some], problem.rate[some]
     total = float(load.sum())
     return float((load / rate).max()) * float(rate.sum()) / total if total > 0 else 1.0
 

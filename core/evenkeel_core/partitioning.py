@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from evenkeel_core.factorising import Factors
-from evenkeel_core.game import State, gains, play, players, seated
+from evenkeel_core.game import State, play, seated
 from evenkeel_core.problems import NOWHERE, Array, Floats, Ints, Problem
 
 ITERATIONS = 3
@@ -47,8 +47,7 @@ def partition(
 
     Notes
     -----
-    O(iterations · T · (S + T)), vectorised over servers and over partners of a swap;
-    deterministic.
+    O(iterations · T · (K + partners of a swap)), vectorised over both; deterministic.
     """
     begin = start(problem, factors, balance=balance, scale=scale)
     return improve(problem, begin, balance=balance, scale=scale, iterations=iterations)
@@ -58,26 +57,34 @@ def start(problem: Problem, factors: Factors, *, balance: float, scale: float) -
     """Return the starting partition by the factors' costs, shape (T,).
 
     Heaviest first, each unit to the server whose factors suit it best at the load found there;
-    O(T · S).
+    O(T · K).
     """
-    guess = replace(problem, cost=estimated(problem, factors))
+    guess = estimated(problem, factors)
     nowhere = np.full(len(problem.subtasks), NOWHERE, dtype=np.int64)
     state = State(guess, seated(problem, nowhere), balance=balance, scale=scale)
-    play(state, players(problem))
-    for unit in players(problem):
-        if (state.assignment[unit] == NOWHERE).any():
-            _spread(state, unit)
+    play(state)
+    _spread_lost(state)
     return state.assignment
 
 
-def estimated(problem: Problem, factors: Factors) -> Floats:
-    """Return the cost matrix with unmeasured compute from the factors, shape (T, S).
+def estimated(problem: Problem, factors: Factors) -> Problem:
+    """Return the problem with unmeasured compute from the factors.
 
     Load times stay as they are; inf stays inf.
     """
-    finite = np.isfinite(problem.cost)
-    cost, compute = np.where(finite, problem.cost, 0.0), np.where(finite, problem.compute, 0.0)
-    return np.where(finite, cost - compute + factors.completed, np.inf)
+    if factors.computing is problem.computing:
+        return problem
+    seconds = problem.seconds.copy()
+    filled = np.flatnonzero(factors.computing != problem.computing)
+    seconds.flat[filled] += factors.computing.flat[filled] - problem.computing.flat[filled]
+    return replace(problem, seconds=seconds, computing=factors.computing)
+
+
+def _spread_lost(state: State) -> None:
+    """Spread the coupled sets that have no server: no single one holds them."""
+    for unit in state.sets:
+        if (state.assignment[unit] == NOWHERE).any():
+            _spread(state, unit)
 
 
 def _spread(state: State, unit: Ints) -> None:
@@ -87,7 +94,7 @@ def _spread(state: State, unit: Ints) -> None:
     room = problem.capacity.copy()
     for position in range(unit.size):
         member = unit[position : position + 1]
-        needed = problem.demand[member[0]][problem.kind]
+        needed = problem.needs[problem.need[member[0]]][problem.kind]
         prices = np.where((needed <= room).all(axis=1), state.prices(member), np.inf)
         best = int(np.argmin(prices))
         if not np.isfinite(prices[best]):
@@ -104,8 +111,8 @@ def spans(problem: Problem, assignment: Ints) -> Floats:
     """
     placed = np.flatnonzero(assignment != NOWHERE)
     where = assignment[placed]
-    seconds = problem.cost[placed, where]
-    taken = problem.demand[placed, problem.kind[where]] * seconds[:, None]
+    seconds = problem.cost_at(placed, where)
+    taken = problem.needs[problem.need[placed], problem.kind[where]] * seconds[:, None]
     busy = np.zeros(problem.capacity.shape)
     np.add.at(busy, where, taken)
     longest = np.zeros(len(problem.servers))
@@ -116,46 +123,72 @@ def spans(problem: Problem, assignment: Ints) -> Floats:
 
 
 def improve(
-    problem: Problem, assignment: Ints, *, balance: float, scale: float, iterations: int
+    problem: Problem,
+    assignment: Ints,
+    *,
+    balance: float,
+    scale: float,
+    iterations: int = ITERATIONS,
 ) -> Ints:
     """Return the assignment after rounds of shifts and swaps, until none improves."""
     state = State(problem, seated(problem, assignment), balance=balance, scale=scale)
-    turn = players(problem)
-    alone = np.array([unit[0] for unit in turn if unit.size == 1], dtype=np.int64)
-    for _ in range(iterations):
-        moved = play(state, turn)
-        if not moved + swap(state, alone):
+    for number in range(iterations):
+        moved = play(state)
+        if not moved + swap(state, number):
             break
-    for unit in turn:
-        if unit.size > 1 and (state.assignment[unit] == NOWHERE).any():
-            _spread(state, unit)
+    _spread_lost(state)
     return state.assignment
 
 
-def swap(state: State, alone: Ints) -> int:
-    """Exchange two single subtasks wherever that lowers the potential; return how often."""
+TOGETHER = 32
+"""Subtasks whose swaps are looked at together."""
+PAIRS = 1 << 18
+"""Pairs that are looked at in one round: all of five hundred subtasks. Of more, each looks at a
+part of the others, another part in each round: with all pairs of thousands the makespans of
+random racks were no shorter."""
+
+
+def swap(state: State, number: int = 0) -> int:
+    """Exchange two single subtasks wherever that lowers the potential; return how often.
+
+    Parameters
+    ----------
+    state : State
+    number : int
+        Of the round: each looks at other partners where there are too many for all.
+    """
     made = 0
-    alone = alone[state.assignment[alone] != NOWHERE]
+    alone = state.alone[state.assignment[state.alone] != NOWHERE]
     tries = TRIES if state.problem.edge.size else 1
-    for subtask in alone.tolist():
-        change = changes(state, subtask, alone)
-        best = np.argpartition(change, min(tries, alone.size) - 1)[:tries]
-        for other in alone[np.sort(best[change[best] < 0])].tolist():
-            if _exchange(state, np.array([subtask, other])):
-                made += 1
-                break
+    stride = -(-alone.size * alone.size // PAIRS)
+    for at in range(0, alone.size, TOGETHER):
+        chosen = alone[at : at + TOGETHER]
+        partners = alone[(at // TOGETHER + number) % stride :: stride]
+        change = changes(state, chosen[:, None], partners)
+        few = min(tries, partners.size)
+        best = np.argpartition(change, few - 1, axis=1)[:, :few]
+        worth = np.take_along_axis(change, best, axis=1) < 0
+        for position in np.flatnonzero(worth.any(axis=1)).tolist():
+            others = partners[np.sort(best[position, worth[position]])]
+            for other in others.tolist():
+                if state.exchange(int(chosen[position]), other):
+                    made += 1
+                    break
     return made
 
 
-def changes(state: State, subtask: int, others: Ints) -> Floats:
-    """Return the change of P without edges if a subtask changed places with each of others.
+def changes(state: State, subtask: Ints | int, others: Ints) -> Floats:
+    """Return the change of P without edges if subtasks changed places with others.
 
-    0 for those on the same server, inf where one may not run in the place of the other.
+    The arguments broadcast. 0 for those on the same server, inf where one may not run in the
+    place of the other.
     """
-    work, rate, load = state.problem.work, state.problem.rate, state.load
+    problem = state.problem
+    work, rate, load = problem.work, problem.rate, state.load
     here, there = state.assignment[subtask], state.assignment[others]
-    row, column = state.weighted[subtask], state.weighted[:, here]
-    cost = row[there] - row[here] + column[others] - state.weighted[others, there]
+    own, theirs = problem.cost_at(subtask, here), problem.cost_at(others, there)
+    gone, come = problem.cost_at(subtask, there), problem.cost_at(others, here)
+    cost = (work[subtask] * (gone - own) + work[others] * (come - theirs)) / state.scale
     more = work[others] - work[subtask]
     # λ/2 of the changes of L² + w² on both servers, factored.
     queue = (load[here] + work[others]) / rate[here] - (load[there] + work[subtask]) / rate[there]
@@ -163,20 +196,7 @@ def changes(state: State, subtask: int, others: Ints) -> Floats:
     return np.where(there == here, 0.0, change)
 
 
-def _exchange(state: State, pair: Ints) -> bool:
-    """Let two subtasks change places if that lowers P."""
-    places = state.lift(pair)
-    before = state.seat(pair, places)
-    state.lift(pair)
-    after = state.seat(pair, places[::-1])
-    if gains(before, after):
-        return True
-    state.lift(pair)
-    state.drop(pair, places)
-    return False
-
-
 def total_cost(problem: Problem, assignment: Ints) -> float:
     """Return Σ c_{t,a(t)} in seconds over the subtasks that have a server."""
     placed = np.flatnonzero(assignment != NOWHERE)
-    return float(problem.cost[placed, assignment[placed]].sum())
+    return float(problem.cost_at(placed, assignment[placed]).sum())

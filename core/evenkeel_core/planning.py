@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evenkeel_core import (
     costs,
@@ -21,10 +20,11 @@ from evenkeel_core import (
 )
 from evenkeel_core.jobs import Job, Objective
 from evenkeel_core.plans import Assignment, Factorisation, Plan, Refusal, Terms
-from evenkeel_core.problems import NOWHERE, Floats, Problem, throughput
+from evenkeel_core.problems import NOWHERE, Ints, Mask, Problem, alike, part, throughput
 from evenkeel_core.quantities import Seconds
 from evenkeel_core.reasons import Reason
 from evenkeel_core.servers import Server
+from evenkeel_core.shortlisting import shortlists
 from evenkeel_core.subtasks import Subtask, TaskGraph
 from evenkeel_core.timetabling import Timetable
 
@@ -69,7 +69,6 @@ def plan(
     Plan
         With refusals and no assignment where a subtask fits nowhere.
     """
-    settings = settings or PlanSettings()
     servers = sorted(servers, key=lambda server: server.name)
     if not servers:
         refusal = Refusal(job.key, Reason.NO_SERVERS, Reason.NO_SERVERS.sentence)
@@ -77,6 +76,36 @@ def plan(
     graph = decomposing.decompose(job, servers)
     if not isinstance(graph, TaskGraph):
         return Plan(job.key, TaskGraph(()), (), graph)
+    return place(job, graph, servers, loads, settings=settings)
+
+
+def place(
+    job: Job,
+    graph: TaskGraph,
+    servers: Sequence[Server],
+    loads: Mapping[str, float] | None = None,
+    *,
+    settings: PlanSettings | None = None,
+) -> Plan:
+    """Plan a job that is cut already: the second half of `plan`.
+
+    Parameters
+    ----------
+    job : Job
+    graph : TaskGraph
+        From `evenkeel_core.decomposing.decompose`, or of several jobs together.
+    servers : sequence of Server
+    loads : mapping, optional
+    settings : PlanSettings, optional
+        As for `plan`.
+
+    Returns
+    -------
+    Plan
+        With refusals and no assignment where a subtask fits nowhere.
+    """
+    settings = settings or PlanSettings()
+    servers = sorted(servers, key=lambda server: server.name)
     problem = costs.problem(job, graph, servers, loads or {})
     refusals = _refusals(graph, problem, servers)
     if refusals:
@@ -96,7 +125,8 @@ def _rated(problem: Problem) -> Problem:
 
 def _refusals(graph: TaskGraph, problem: Problem, servers: Sequence[Server]) -> tuple[Refusal, ...]:
     """Explain each task that has a subtask without any server; alike ones are named once."""
-    lost = np.flatnonzero(~np.isfinite(problem.cost).any(axis=1))
+    nowhere: Mask = ~np.any(np.isfinite(problem.seconds), axis=1)
+    lost = np.flatnonzero(nowhere[problem.row])
     first: dict[str, Subtask] = {}
     for index in lost.tolist():
         first.setdefault(graph.subtasks[index].task, graph.subtasks[index])
@@ -116,6 +146,15 @@ def _merit(objective: Objective, solution: _Solution) -> float:
     if objective is Objective.LATENCY:
         return float(np.mean(solution.times.end))
     return solution.times.makespan
+
+
+def _settled(
+    problem: Problem, begin: Ints, balance: float, scale: float, from_factors: float
+) -> _Solution:
+    """Play from an assignment to the equilibrium and time it."""
+    state = game.equilibrium(problem, begin, balance=balance, scale=scale)
+    times = timetabling.timetable(problem, state.assignment)
+    return _Solution(state, times, balance, from_factors)
 
 
 def _levelled(problem: Problem, found: _Solution, scale: float, band: float) -> _Solution:
@@ -138,23 +177,24 @@ def _refuse_broken(job: Job, problem: Problem, found: _Solution) -> None:
 def _solve(job: Job, graph: TaskGraph, problem: Problem, settings: PlanSettings) -> Plan:
     factors = factorising.factorise(problem)
     # Pairs nobody measured are played for by what the factors say of them.
-    estimated = partitioning.estimated(problem, factors)
-    problem = replace(problem, cost=estimated, compute=factors.completed)
+    problem = partitioning.estimated(problem, factors)
     scale = game.scale_of(problem)
     tried = []
     for weight in settings.balances:
         balance = weight / scale
         begin = partitioning.start(problem, factors, balance=balance, scale=scale)
-        sets = partitioning.partition(problem, factors, balance=balance, scale=scale)
-        state = game.equilibrium(problem, sets, balance=balance, scale=scale)
-        times = timetabling.timetable(problem, state.assignment)
-        tried.append(_Solution(state, times, balance, partitioning.total_cost(problem, begin)))
+        cost = partitioning.total_cost(problem, begin)
+        tried.append(_settled(problem, begin, balance, scale, cost))
     best = min(tried, key=lambda solution: _merit(job.objective, solution))
+    # Swaps lower the potential; whether they serve the objective is seen only when timed.
+    sets = partitioning.improve(problem, best.state.assignment, balance=best.balance, scale=scale)
+    swapped = _settled(problem, sets, best.balance, scale, best.from_factors)
+    best = min(best, swapped, key=lambda solution: _merit(job.objective, solution))
     if settings.band is not None:
         best = _levelled(problem, best, scale, settings.band)
     _refuse_broken(job, problem, best)
     assignments = _assignments(graph, problem, best, scale, settings.shortlist)
-    table = _cost_table(problem.cost)
+    table = _cost_table(problem)
     return Plan(
         job=job.key,
         graph=graph,
@@ -189,68 +229,49 @@ class _CostTable:
     costs: tuple[tuple[float, ...], ...]
 
 
-def _cost_table(cost: Floats) -> _CostTable:
+def _cost_table(problem: Problem) -> _CostTable:
     """Return each distinct row and column once, in the order of appearance.
 
     A plan goes on record whole: thousands of servers of a few kinds must not make it large.
     """
-    columns, firsts = _classes(cost.T)
-    rows, kinds = _classes(cost[:, firsts])
-    return _CostTable(rows, columns, tuple(map(tuple, cost[np.ix_(kinds, firsts)].tolist())))
-
-
-def _classes(lines: Floats) -> tuple[tuple[int, ...], list[int]]:
-    """Return the class of each line among the distinct ones, and the first line of each class."""
-    numbers: dict[bytes, int] = {}
-    firsts: list[int] = []
-    found = []
-    for index, line in enumerate(np.ascontiguousarray(lines)):
-        key = line.tobytes()
-        if key not in numbers:
-            numbers[key] = len(firsts)
-            firsts.append(index)
-        found.append(numbers[key])
-    return tuple(found), firsts
+    columns, kinds = alike(problem.seconds.T)
+    rows, firsts = alike(problem.seconds[:, kinds])
+    return _CostTable(
+        tuple(rows[problem.row].tolist()),
+        tuple(columns[problem.kind].tolist()),
+        tuple(map(tuple, problem.seconds[np.ix_(firsts, kinds)].tolist())),
+    )
 
 
 def _assignments(
     graph: TaskGraph, problem: Problem, solution: _Solution, scale: float, shortlist: int
 ) -> tuple[Assignment, ...]:
     state = solution.state.assignment
-    parts = game.utilities(problem, state, balance=solution.balance, scale=scale)
-    total = parts[0] + parts[1] + parts[2]
-    found = []
-    for index, subtask in enumerate(graph.subtasks):
-        here, utility = int(state[index]), total[index]
-        runner = _best(utility, here, 2)[1:]
-        # A pod's requests are fixed when it is created: only servers where the subtask asks for
-        # the same can take its place.
-        taken = problem.demand[index, problem.kind]
-        alike = (taken == taken[here]).all(axis=1)
-        count = shortlist if subtask.server is None else 1
-        order = _best(np.where(alike, utility, -np.inf), here, count)
-        found.append(
-            Assignment(
-                subtask=subtask.name,
-                server=problem.servers[here],
-                seconds=Seconds(float(problem.cost[index, here])),
-                start=Seconds(float(solution.times.start[index])),
-                terms=Terms(*(float(part[index, here]) for part in parts)),
-                shortlist=tuple(problem.servers[server] for server in order),
-                runner_up=problem.servers[runner[0]] if runner else None,
-                regret=float(utility[here] - utility[runner[0]]) if runner else 0.0,
-            )
+    found = shortlists(problem, state, balance=solution.balance, scale=scale, count=shortlist)
+    seconds = problem.cost_at(np.arange(state.size), state)
+    names = problem.servers
+    return tuple(
+        Assignment(
+            subtask=subtask.name,
+            server=names[order[0]],
+            seconds=Seconds(took),
+            start=Seconds(start),
+            terms=Terms(*terms),
+            shortlist=tuple(names[server] for server in order if server != NOWHERE),
+            runner_up=names[runner] if runner != NOWHERE else None,
+            regret=regret,
         )
-    return tuple(found)
-
-
-def _best(utility: Floats, here: int, count: int) -> list[int]:
-    """Return the planned server and the best others in order, ties by number."""
-    others = utility.copy()
-    others[here] = -np.inf
-    possible = int(np.isfinite(others).sum())
-    order = np.argsort(-others, kind="stable")[: min(count - 1, possible)]
-    return [here, *order.tolist()]
+        for subtask, took, start, terms, order, runner, regret in zip(
+            graph.subtasks,
+            seconds.tolist(),
+            solution.times.start.tolist(),
+            found.terms.tolist(),
+            found.servers.tolist(),
+            found.runner_up.tolist(),
+            found.regret.tolist(),
+            strict=True,
+        )
+    )
 
 
 def _verified(made: Plan, job: Job, servers: Sequence[Server]) -> Plan:
@@ -315,12 +336,12 @@ def replan(
     problem = _rated(costs.problem(job, graph, servers, loads or {}))
     anew = np.array([subtask.group in groups for subtask in graph.subtasks])
     subtasks = tuple(s for s, new in zip(graph.subtasks, anew, strict=True) if new)
-    part = _shunning(_only(problem, anew), subtasks, avoid or {})
-    lost = ~np.isfinite(part.cost).any(axis=1)
-    if lost.any():
-        refusal = decomposing.why_not(subtasks[int(np.argmax(lost))], servers)
+    chosen = _shunning(part(problem, anew), subtasks, avoid or {})
+    nowhere: Mask = ~np.any(np.isfinite(chosen.seconds), axis=1)
+    if nowhere.any():
+        refusal = decomposing.why_not(subtasks[int(np.argmax(nowhere[chosen.row]))], servers)
         return replace(previous, assignments=(), refusals=(refusal,))
-    solved = _solve(job, TaskGraph(subtasks), part, settings)
+    solved = _solve(job, TaskGraph(subtasks), chosen, settings)
     return _merged(previous, solved, graph, problem)
 
 
@@ -366,41 +387,19 @@ def _regraph(
     return replace(previous.graph, subtasks=tuple(subtasks), edges=edges), ()
 
 
-Mask = NDArray[np.bool_]
-
-
-def _only(problem: Problem, chosen: Mask) -> Problem:
-    """Return the problem of some subtasks alone, with the edges between them."""
-    number = np.cumsum(chosen) - 1
-    within = chosen[problem.edge].all(axis=1)
-    return replace(
-        problem,
-        subtasks=tuple(np.array(problem.subtasks, dtype=object)[chosen].tolist()),
-        cost=problem.cost[chosen],
-        compute=problem.compute[chosen],
-        measured=problem.measured[chosen],
-        demand=problem.demand[chosen],
-        work=problem.work[chosen],
-        group=problem.group[chosen],
-        pinned=problem.pinned[chosen],
-        edge=number[problem.edge[within]].astype(np.int64),
-        edge_bytes=problem.edge_bytes[within],
-        dependency=problem.dependency[within],
-    )
-
-
 def _shunning(
     problem: Problem, subtasks: Sequence[Subtask], avoid: Mapping[str, Collection[str]]
 ) -> Problem:
     """Return the problem without the servers to avoid, where others are left."""
-    cost = problem.cost.copy()
+    if not any(subtask.group in avoid for subtask in subtasks):
+        return problem
+    cost = problem.cost
     for row, subtask in enumerate(subtasks):
         shunned = np.isin(problem.servers, list(avoid.get(subtask.group, ())))
         if np.isfinite(cost[row, ~shunned]).any():
             cost[row, shunned] = np.inf
     finite = np.isfinite(cost)
-    return replace(
-        problem,
+    return problem.with_pairs(
         cost=cost,
         compute=np.where(finite, problem.compute, np.inf),
         measured=problem.measured & finite,
@@ -417,15 +416,15 @@ def _merged(previous: Plan, solved: Plan, graph: TaskGraph, problem: Problem) ->
     places |= {assignment.subtask: assignment for assignment in solved.assignments}
     number = {name: index for index, name in enumerate(problem.servers)}
     state = np.array([number.get(places[s.name].server, NOWHERE) for s in graph.subtasks])
-    there = np.isfinite(problem.cost[np.arange(state.size), state]) & (state != NOWHERE)
-    times = timetabling.timetable(_only(problem, there), state[there].astype(np.int64))
+    there = np.isfinite(problem.cost_at(np.arange(state.size), state)) & (state != NOWHERE)
+    times = timetabling.timetable(part(problem, there), state[there].astype(np.int64))
     starts = np.array([places[subtask.name].start for subtask in graph.subtasks], dtype=float)
     starts[there] = times.start
     assignments = tuple(
         replace(places[subtask.name], start=Seconds(start))
         for subtask, start in zip(graph.subtasks, starts.tolist(), strict=True)
     )
-    table = _cost_table(problem.cost)
+    table = _cost_table(problem)
     return replace(
         previous,
         graph=graph,

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evenkeel_core import queueing
 from evenkeel_core.problems import (
     NOWHERE,
     Floats,
     Ints,
     Problem,
+    coupled,
     demands,
     transfer,
     units,
@@ -67,6 +69,10 @@ def timetable(problem: Problem, assignment: Ints) -> Timetable:
        Mathematics 17 (1969), 416-429, :doi:`10.1137/0117039`.
     """
     _check(problem, assignment)
+    if not problem.dependency.any() and not coupled(problem)[0]:
+        duration = durations(problem, assignment)
+        start = queueing.starts(problem, assignment, duration)
+        return Timetable(start, start + duration, float((start + duration).max(initial=0.0)))
     run = _Run(problem, assignment)
     run.simulate()
     if np.isnan(run.start).any():
@@ -80,7 +86,7 @@ def durations(problem: Problem, assignment: Ints) -> Floats:
 
     Members of a coupled set hold theirs until the slowest has ended.
     """
-    own = problem.cost[np.arange(len(problem.subtasks)), assignment]
+    own = problem.cost_at(np.arange(len(problem.subtasks)), assignment)
     _, number = np.unique(problem.group, return_inverse=True)
     longest = np.zeros(int(number.max()) + 1 if number.size else 0)
     np.maximum.at(longest, number, own)
@@ -153,7 +159,7 @@ def _check(problem: Problem, assignment: Ints) -> None:
         raise ValueError(f"`assignment` must have shape ({count},)")
     if (assignment == NOWHERE).any():
         raise ValueError("`assignment` leaves subtasks without a server")
-    if not np.isfinite(problem.cost[np.arange(count), assignment]).all():
+    if not np.isfinite(problem.cost_at(np.arange(count), assignment)).all():
         raise ValueError("`assignment` puts a subtask on a server that may not run it")
     if overfull(problem, assignment).size:
         raise ValueError("`assignment` puts on a server what it can not hold even when empty")

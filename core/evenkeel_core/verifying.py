@@ -6,18 +6,18 @@ asked. It returns violations in words; nothing means that the plan is good.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from evenkeel_core import checks
+from evenkeel_core import checks, likeness
 from evenkeel_core.jobs import Inference, Job, Task, Template
 from evenkeel_core.plans import Assignment, Plan
-from evenkeel_core.problems import NOWHERE, Ints, Problem, demands, transfer, units
-from evenkeel_core.quantities import Vector, fits, minus, plus
+from evenkeel_core.problems import NOWHERE, Floats, Ints, Problem, coupled, demands, transfer
+from evenkeel_core.quantities import Vector
 from evenkeel_core.servers import Server
-from evenkeel_core.subtasks import Edge, Subtask
+from evenkeel_core.subtasks import Edge, Subtask, Variant
 from evenkeel_core.timetabling import Timetable, durations, overfull
 
 SLACK = 1e-6
@@ -58,7 +58,7 @@ def _places(problem: Problem, assignment: Ints) -> Iterator[str]:
         yield f"{problem.subtasks[subtask]} has no server"
     if missing.any():
         return
-    cost = problem.cost[np.arange(assignment.size), assignment]
+    cost = problem.cost_at(np.arange(assignment.size), assignment)
     elsewhere = (problem.pinned != NOWHERE) & (problem.pinned != assignment)
     small = np.zeros(assignment.size, dtype=bool)
     small[overfull(problem, assignment)] = True
@@ -83,14 +83,27 @@ def _lengths(problem: Problem, assignment: Ints, times: Timetable) -> Iterator[s
 
 def _capacity(problem: Problem, assignment: Ints, times: Timetable) -> Iterator[str]:
     demand = demands(problem, assignment)
-    for server in np.unique(assignment):
-        here = np.flatnonzero(assignment == server)
-        moments = np.concatenate([times.end[here], times.start[here]])
-        change = np.concatenate([-demand[here], demand[here]])
-        # At one moment what ends gives back before what starts takes.
-        order = np.lexsort((np.repeat([0, 1], here.size), moments))
-        if (change[order].cumsum(axis=0) > problem.capacity[server]).any():
-            yield f"{problem.servers[server]} is over its capacity at some moment"
+    over = _over(assignment, times.start, times.end, demand, problem.capacity)
+    for server in assignment[over]:
+        yield f"{problem.servers[server]} is over its capacity at some moment"
+
+
+def _over(place: Ints, start: Floats, end: Floats, demand: Ints, capacity: Ints) -> Ints:
+    """Return for each server over its capacity the first that starts when it is.
+
+    `place` numbers the rows of `capacity`; all servers are looked at together.
+    """
+    moments, where = np.concatenate([end, start]), np.concatenate([place, place])
+    change = np.concatenate([-demand, demand])
+    begins = np.repeat([0, 1], place.size)
+    # At one moment what ends gives back before what starts takes.
+    order = np.lexsort((begins, moments, where))
+    taken = change[order].cumsum(axis=0)
+    # Everything given back, a server leaves nothing to the next in this sum.
+    over = (taken > capacity[where[order]]).any(axis=1) & (begins[order] == 1)
+    found = order[over] - place.size
+    each: Ints = found[np.unique(place[found], return_index=True)[1]]
+    return each
 
 
 def _order(problem: Problem, assignment: Ints, times: Timetable) -> Iterator[str]:
@@ -103,7 +116,7 @@ def _order(problem: Problem, assignment: Ints, times: Timetable) -> Iterator[str
 
 
 def _coupled(problem: Problem, times: Timetable) -> Iterator[str]:
-    for unit in units(problem):
+    for unit in coupled(problem)[0]:
         if np.ptp(times.start[unit]) > SLACK:
             names = ", ".join(problem.subtasks[member] for member in unit)
             yield f"the coupled set {names} does not start together"
@@ -118,14 +131,58 @@ class _Case:
     subtasks: Mapping[str, Subtask]
     places: Mapping[str, Assignment]
     servers: Mapping[str, Server]
+    tasks: Mapping[str, Sequence[Subtask]]
+    variants: Mapping[str, Variant | None]
+    """What each subtask runs as on its server; None where it can not."""
 
     def end(self, name: str) -> float:
         """Return when a subtask ends."""
         return self.places[name].start + self.places[name].seconds
 
-    def members(self, task: str) -> list[Subtask]:
+    def members(self, task: str) -> Sequence[Subtask]:
         """Return the subtasks of a task."""
-        return [subtask for subtask in self.plan.graph.subtasks if subtask.task == task]
+        return self.tasks.get(task, ())
+
+
+def _case(plan: Plan, job: Job, servers: Sequence[Server]) -> _Case:
+    tasks: dict[str, list[Subtask]] = {}
+    for subtask in plan.graph.subtasks:
+        tasks.setdefault(subtask.task, []).append(subtask)
+    places = {assignment.subtask: assignment for assignment in plan.assignments}
+    by_name = {server.name: server for server in servers}
+    return _Case(
+        plan,
+        job,
+        {subtask.name: subtask for subtask in plan.graph.subtasks},
+        places,
+        by_name,
+        tasks,
+        _variants(plan.graph.subtasks, places, by_name),
+    )
+
+
+def _variants(
+    subtasks: Sequence[Subtask],
+    places: Mapping[str, Assignment],
+    servers: Mapping[str, Server],
+) -> dict[str, Variant | None]:
+    """Ask once for subtasks and servers that are alike what the subtask runs as there."""
+    found: dict[str, Variant | None] = {}
+    known: dict[tuple[int, int], Variant | None] = {}
+    kinds: dict[Hashable, int] = {}
+    kind: dict[str, int] = {}
+    for subtask, need in zip(subtasks, likeness.needs(subtasks).number.tolist(), strict=True):
+        place = places.get(subtask.name)
+        server = servers.get(place.server) if place else None
+        if server is None:
+            continue
+        if server.name not in kind:
+            kind[server.name] = kinds.setdefault(likeness.hardware(server), len(kinds))
+        key = need, kind[server.name]
+        if key not in known:
+            known[key] = checks.variant(subtask, server)
+        found[subtask.name] = known[key]
+    return found
 
 
 def verify(plan: Plan, job: Job, servers: Sequence[Server]) -> tuple[str, ...]:
@@ -151,13 +208,7 @@ def verify(plan: Plan, job: Job, servers: Sequence[Server]) -> tuple[str, ...]:
     """
     if not plan.feasible:
         return ("a plan with refusals has assignments",) if plan.assignments else ()
-    case = _Case(
-        plan,
-        job,
-        {subtask.name: subtask for subtask in plan.graph.subtasks},
-        {assignment.subtask: assignment for assignment in plan.assignments},
-        {server.name: server for server in servers},
-    )
+    case = _case(plan, job, servers)
     for stage in CHECKS:
         found = tuple(sentence for check in stage for sentence in check(case))
         if found:
@@ -205,7 +256,12 @@ def _hard_checks(case: _Case) -> Iterator[str]:
         server = case.servers.get(place.server)
         if server is None:
             yield f"{name} is on {place.server}, which is no server"
-        elif (reason := checks.reason(case.subtasks[name], server)) is not None:
+            continue
+        subtask = case.subtasks[name]
+        reason = checks.reason(subtask, server, checks.STANDING)
+        if reason is None and case.variants[name] is None:
+            reason = checks.reason(subtask, server)
+        if reason is not None:
             yield f"{name} may not run on {place.server}: {reason}"
 
 
@@ -225,21 +281,27 @@ def _capacities(case: _Case) -> Iterator[str]:
     for name in case.places:
         group = case.subtasks[name].group
         ends[group] = max(ends.get(group, 0.0), case.end(name))
-    events: dict[str, list[tuple[float, int, str]]] = {}
-    for name, place in case.places.items():
+    demands = [variant.demand if variant else {} for variant in map(case.variants.get, case.places)]
+    resources = sorted({name for demand in demands for name in demand})
+    used = sorted({place.server for place in case.places.values()})
+    number = {server: row for row, server in enumerate(used)}
+    over = _over(
+        np.array([number[place.server] for place in case.places.values()], dtype=np.int64),
+        np.round([place.start for place in case.places.values()], 6),
         # A set holds its servers until its last member has ended.
-        until = ends[case.subtasks[name].group]
-        events.setdefault(place.server, []).extend([(place.start, 1, name), (until, 0, name)])
-    for server, queue in sorted(events.items()):
-        taken: Vector = {}
-        room = case.servers[server].plannable
-        for _, begins, name in sorted(queue, key=lambda event: (round(event[0], 6), event[1])):
-            variant = checks.variant(case.subtasks[name], case.servers[server])
-            demand = variant.demand if variant else {}
-            taken = plus(taken, demand) if begins else minus(taken, demand)
-            if begins and not fits(taken, room):
-                yield f"{server} is over its capacity when {name} starts"
-                break
+        np.round([ends[case.subtasks[name].group] for name in case.places], 6),
+        _table(demands, resources),
+        _table([case.servers[server].plannable for server in used], resources),
+    )
+    names = list(case.places)
+    for place in over.tolist():
+        yield f"{case.places[names[place]].server} is over its capacity when {names[place]} starts"
+
+
+def _table(vectors: Sequence[Vector], resources: Sequence[str]) -> Ints:
+    """Return vectors as rows of a table, a column a resource."""
+    rows = [[vector.get(name, 0) for name in resources] for vector in vectors]
+    return np.array(rows, dtype=np.int64).reshape(len(vectors), len(resources))
 
 
 def _times(case: _Case) -> Iterator[str]:

@@ -29,7 +29,7 @@ def problem_from(
     seconds = np.array(cost, dtype=float)
     tasks, servers = seconds.shape
     joined = edges or []
-    return Problem(
+    return Problem.of_pairs(
         subtasks=tuple(f"t{number}" for number in range(tasks)),
         servers=tuple(f"s{number}" for number in range(servers)),
         resources=("slots",),
@@ -107,7 +107,7 @@ def random_problem(
         ]
     )
     compute = np.where(possible, compute, np.inf)
-    return Problem(
+    return Problem.of_pairs(
         subtasks=tuple(f"t{number:04}" for number in range(tasks)),
         servers=tuple(f"s{number:04}" for number in range(servers)),
         resources=("cpu", "memory", "slots"),

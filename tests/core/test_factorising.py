@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,7 +29,7 @@ def test_missing_entries_of_a_low_rank_matrix_are_completed(make_problem, seed, 
     problem = make_problem(seed, tasks=60, servers=30, rank=rank, measured=0.7, infeasible=0.05)
     gaps = np.isfinite(problem.compute) & ~problem.measured
     # What the solver must not see: the true times of the gaps.
-    hidden = replace(problem, compute=np.where(gaps, 1.0, problem.compute))
+    hidden = problem.with_pairs(compute=np.where(gaps, 1.0, problem.compute))
 
     factors = factorise(hidden, energy=0.9999)
 
@@ -48,7 +46,7 @@ def test_the_gaps_of_a_noisy_matrix_are_not_filled_with_its_noise(make_problem, 
     noise = np.exp(np.random.default_rng(seed).normal(0, 0.05, problem.compute.shape))
     gaps = np.isfinite(problem.compute) & ~problem.measured
 
-    factors = factorise(replace(problem, compute=problem.compute * noise))
+    factors = factorise(problem.with_pairs(compute=problem.compute * noise))
 
     assert factors.rank <= 2
     assert np.median(np.abs(factors.completed[gaps] / problem.compute[gaps] - 1)) < 0.05
@@ -82,7 +80,7 @@ def test_a_server_nothing_is_known_of_keeps_the_figures_given(make_problem):
     measured = problem.measured.copy()
     measured[:, 2] = False
 
-    factors = factorise(replace(problem, measured=measured))
+    factors = factorise(problem.with_pairs(measured=measured))
 
     assert (factors.completed[:, 2] == problem.compute[:, 2]).all()
     assert (factors.confidence[:, 2] == 0).all()
@@ -96,7 +94,7 @@ def test_with_nothing_measured_the_figures_given_count(make_problem):
 
 def test_the_unit_of_time_does_not_matter(make_problem):
     problem = make_problem(5, tasks=20, servers=8, measured=0.8)
-    milli = replace(problem, compute=problem.compute * 1000)
+    milli = problem.with_pairs(compute=problem.compute * 1000)
 
     seconds, milliseconds = factorise(problem), factorise(milli)
 
@@ -106,11 +104,13 @@ def test_the_unit_of_time_does_not_matter(make_problem):
 
 def test_alike_servers_and_alike_subtasks_share_a_class(make_problem):
     problem = make_problem(6, tasks=12, servers=9, kinds=3, infeasible=0.0)
-    twice = replace(problem, compute=np.concatenate([problem.compute[:6], 2 * problem.compute[:6]]))
+    twice = problem.with_pairs(
+        compute=np.concatenate([problem.compute[:6], 2 * problem.compute[:6]])
+    )
 
     factors = factorise(twice)
 
-    same = problem.kind[:, None] == problem.kind
+    same = problem.rate[:, None] == problem.rate  # drawn once a kind
     assert ((factors.server_class[:, None] == factors.server_class) == same).all()
     # Twice the size is still alike: it suits the same servers.
     assert (factors.task_class[:6] == factors.task_class[6:]).all()
@@ -166,7 +166,7 @@ def test_a_gap_is_filled_by_what_alike_subtasks_show_beyond_the_factors(make_pro
     measured[np.arange(0, 40, 2), random.integers(0, 12, 20)] = False
 
     factors = factorise(
-        replace(problem, compute=np.where(measured, compute, 1.0), measured=measured)
+        problem.with_pairs(compute=np.where(measured, compute, 1.0), measured=measured)
     )
 
     error = np.abs(factors.completed / compute - 1)[~measured]

@@ -99,7 +99,7 @@ def test_the_start_follows_the_factors_where_nothing_was_measured(problem_of):
     given_[3, 2] = 50.0
     measured = np.ones((4, 3), dtype=bool)
     measured[3, 2] = False
-    problem = replace(problem_of(given_), measured=measured)
+    problem = problem_of(given_).with_pairs(measured=measured)
 
     begin = partitioning.start(problem, factorise(problem), balance=0.0, scale=1.0)
 

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,7 +40,7 @@ def test_what_exceeds_a_server_runs_in_later_waves(problem_of):
 
 def test_a_small_subtask_slips_in_where_a_large_one_waits(problem_of):
     problem = problem_of([[10], [9], [1]], capacity=3)
-    problem = replace(problem, demand=np.array([2, 2, 1]).reshape(3, 1, 1))
+    problem = problem.with_pairs(demand=np.array([2, 2, 1]).reshape(3, 1, 1))
 
     assert timetable(problem, np.zeros(3, dtype=np.int64)).start.tolist() == [0, 10, 0]
 

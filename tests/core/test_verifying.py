@@ -52,7 +52,7 @@ def test_a_wrong_place_is_found(problem, places, words):
 
 
 def test_a_subtask_too_large_for_its_server_is_found(problem):
-    large = replace(problem, demand=problem.demand * np.array([1, 2, 1, 1]).reshape(4, 1, 1))
+    large = problem.with_pairs(demand=problem.demand * np.array([1, 2, 1, 1]).reshape(4, 1, 1))
 
     assert verify_assignment(large, GOOD) == ("t1 does not fit, with its set, s2",)
 
