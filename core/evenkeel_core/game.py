@@ -12,7 +12,7 @@ loaded server of each kind, and those that hold a neighbour: O(kinds), not O(ser
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -348,6 +348,67 @@ class State:
             self.drop(unit, places)
             return np.inf, least
         return self.seat(unit, places), least
+
+    def adopt(self, problem: Problem, assignment: Ints) -> None:
+        """Go on with other subtasks on the same servers, none of them coupled or with edges."""
+        before = self.load
+        self.problem = problem
+        self.assignment = np.array(assignment, dtype=np.int64)
+        self.load = loads(problem, assignment)
+        self.alone = np.flatnonzero(problem.pinned == NOWHERE)
+        self.alone = self.alone[np.argsort(-problem.work[self.alone], kind="stable")]
+        self.turn = _turn(problem, self.alone, ())
+        for server in np.flatnonzero(self.load != before).tolist():
+            self._changed(server)
+
+    def settle(self, rose: Iterable[int], fell: Iterable[int], tolerance: float = TOLERANCE) -> int:
+        """Go from an equilibrium to the next after a small change; return how many moved.
+
+        What is nowhere is claimed. Of the others, those are asked that could want to move: where
+        load has risen, and to where it fell. O(T) a move.
+
+        Parameters
+        ----------
+        rose, fell : iterable of int
+            Servers whose load rose or fell since the equilibrium.
+        """
+        rising, falling = set(rose), set(fell)
+        keen = self.alone[self.assignment[self.alone] == NOWHERE]
+        moved = 0
+        again: set[int] = set()
+        while True:
+            for subtask in keen:
+                place = int(self.assignment[subtask])
+                if self.answer(subtask[None], tolerance):
+                    moved += 1
+                    rising.add(int(self.assignment[subtask]))
+                    falling |= ({place} - {NOWHERE}) | again
+            again = set()
+            if rising:
+                server = min(rising)
+                rising.remove(server)
+                keen = self.eager(self.alone[self.assignment[self.alone] == server], tolerance)
+            elif falling:
+                # One at a time: whoever takes the place leaves less of it to the others.
+                server = min(falling)
+                falling.remove(server)
+                keen, again = self._drawn(server, tolerance), {server}
+            else:
+                return moved
+
+    def _drawn(self, server: int, tolerance: float) -> Ints:
+        """Return the subtask alone that gains most by moving to a server, if any gains at all."""
+        alone, place = self.alone, self.assignment[self.alone]
+        here = self.problem.cost_at(alone, place)
+        here += self._slope[self._sort[place]] * self.load[place]
+        slope = self._slope[self._sort[server]]
+        there = self.problem.cost_at(alone, server)
+        there += slope * (self.load[server] + self.problem.work[alone])
+        drawn: Mask = (place != NOWHERE) & (place != server) & gains(here, there, tolerance)
+        chosen = np.flatnonzero(drawn)
+        fall = self.problem.work[alone[chosen]] * (here[chosen] - there[chosen])
+        most: Ints = alone[chosen[np.argsort(-fall, kind="stable")[:1]]]
+        return most
 
     def exchange(self, one: int, other: int) -> bool:
         """Let two subtasks that stand alone change places if that lowers P; tell whether."""

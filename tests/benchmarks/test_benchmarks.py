@@ -313,3 +313,12 @@ def test_decisions_look_at_no_later_pod(small_cluster: list[str], tmp_path: Path
     table(stream, *stream.read_text().splitlines()[:4])
     run("openb", *small_cluster)
     assert (tmp_path / "out.csv").read_text().splitlines() == whole[:4]
+
+
+@pytest.mark.parametrize("world", [[], ["--unlike"]])
+def test_a_plan_scales_and_goes_on(world: list[str]) -> None:
+    found = run("scale", "--most", "300", "--runs", "1", "--changes", "5", *world)
+    assert [(row["subtasks"], row["servers"]) for row in found["rows"]] == [(100, 50), (300, 150)]
+    assert all(row["stable"] and row["peak_mb"] > 0 for row in found["rows"])
+    assert found["largest"]["seconds"] == found["rows"][-1]["seconds"] > 0
+    assert found["add_one_ms"] > 0

@@ -204,3 +204,64 @@ def test_the_same_problem_gives_the_same_equilibrium(make_problem):
     problem = make_problem(5, tasks=40, servers=10, edges=0.1)
 
     assert settle(problem).assignment.tolist() == settle(problem).assignment.tolist()
+
+
+@given(
+    seed=seeds,
+    servers=st.integers(1, 20),
+    kinds=st.integers(1, 4),
+    edges=st.sampled_from([0.0, 0.3]),
+    sets=st.integers(0, 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_best_of_each_kind_and_the_neighbours_have_the_best_of_all(
+    make_problem, seed, servers, kinds, edges, sets
+):
+    problem = make_problem(
+        seed, tasks=12, servers=servers, kinds=kinds, edges=edges, sets=sets, infeasible=0.0
+    )
+    draw = np.random.default_rng(seed)
+    state = game.State(problem, draw.integers(0, servers, 12), balance=0.1, scale=10.0)
+    for unit in game.players(problem):
+        places = state.lift(unit)
+        prices = state.prices(unit)
+        server, least = state._best(unit)
+        assert least == prices.min()
+        if np.isfinite(least):
+            assert server == np.argmin(prices)
+        state.drop(unit, draw.permutation(places))
+
+
+@given(seed=seeds, servers=st.integers(1, 20), kinds=st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_many_at_once_are_eager_where_each_alone_would_move(make_problem, seed, servers, kinds):
+    problem = make_problem(seed, tasks=15, servers=servers, kinds=kinds)
+    places = np.random.default_rng(seed).integers(NOWHERE, servers, 15)
+    places = np.where(np.isfinite(problem.cost[np.arange(15), places]), places, NOWHERE)
+    state = game.State(problem, places, balance=0.1, scale=10.0)
+
+    eager = set(state.eager(np.arange(15)).tolist())
+
+    for subtask in range(15):
+        alone = game.State(problem, places, balance=0.1, scale=10.0)
+        other = game.State(problem, places, balance=0.1, scale=10.0)
+        assert alone.respond(np.array([subtask])) == (subtask in eager)
+        assert bool(other.answer(np.array([subtask]))) == (subtask in eager)
+        assert other.assignment.tolist() == alone.assignment.tolist()
+
+
+def test_an_exchange_lowers_the_potential_or_is_not_made(make_problem):
+    problem = make_problem(9, tasks=30, servers=6, kinds=2, infeasible=0.0)
+    state = game.State(problem, np.arange(30) % 6, balance=0.1, scale=10.0)
+    made = 0
+    for one, other in np.random.default_rng(9).integers(0, 30, (200, 2)).tolist():
+        before, places = state.potential(), state.assignment.copy()
+        places[[one, other]] = places[[other, one]]
+        after = game.potential(problem, places, balance=0.1, scale=10.0)
+        if state.exchange(one, other):
+            made += 1
+            assert state.potential() == pytest.approx(after)
+            assert after < before
+        else:
+            assert after >= before * (1 - 1e-9)
+    assert 0 < made < 200

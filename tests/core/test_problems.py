@@ -1,9 +1,23 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from evenkeel_core import factorising, game, partitioning
-from evenkeel_core.problems import NOWHERE, allowed, demands, room_for, throughput, transfer, units
+from evenkeel_core.problems import (
+    NOWHERE,
+    alike,
+    allowed,
+    coupled,
+    demands,
+    part,
+    room_for,
+    sort_of,
+    throughput,
+    transfer,
+    units,
+    usable,
+)
 from evenkeel_core.timetabling import timetable
 
 
@@ -68,3 +82,63 @@ def test_balancing_by_throughput_shortens_the_job_where_hardware_is_idle(make_pr
             makespans.append(timetable(case, places).makespan)
         ratios.append(makespans[1] / makespans[0])
     assert np.mean(ratios) < 0.9
+
+
+def test_equal_rows_and_columns_are_held_once(problem_of):
+    problem = problem_of([[1, 2, 1], [1, 2, 1], [np.inf, 2, np.inf]])
+
+    assert problem.seconds.tolist() == [[1, 2], [np.inf, 2]]
+    assert (problem.row.tolist(), problem.kind.tolist()) == ([0, 0, 1], [0, 1, 0])
+    assert problem.cost.tolist() == [[1, 2, 1], [1, 2, 1], [np.inf, 2, np.inf]]
+
+
+def test_what_is_written_out_is_what_was_given(make_problem):
+    problem = make_problem(4, tasks=9, servers=7, kinds=3, measured=0.5)
+    names = ("cost", "compute", "measured", "demand", "kind")
+    given = {name: getattr(problem, name) for name in names}
+
+    again = problem.with_pairs(**given)
+
+    for name in ("cost", "compute", "measured"):
+        np.testing.assert_array_equal(getattr(again, name), given[name])
+    np.testing.assert_array_equal(again.demand[:, again.kind], given["demand"][:, given["kind"]])
+    with pytest.raises(ValueError, match="`changed`"):
+        problem.with_pairs(seconds=problem.seconds)
+
+
+def test_negative_zero_is_zero():
+    number, first = alike(np.array([[0.0], [-0.0], [1.0]]))
+
+    assert (number.tolist(), first.tolist()) == ([0, 0, 1], [0, 2])
+
+
+def test_servers_of_one_sort_differ_in_no_figure(problem_of):
+    problem = problem_of([[1, 1, 1, 2]])
+
+    number, first = sort_of(problem, np.array([5.0, 3.0, 5.0, 5.0]))
+
+    assert (number.tolist(), first.tolist()) == ([0, 1, 0, 2], [0, 1, 3])
+
+
+def test_sets_and_singles_are_told_apart(problem_of):
+    sets, alone = coupled(problem_of([[1]] * 5, group=[9, 4, 9, 1, 4]))
+
+    assert [unit.tolist() for unit in sets] == [[0, 2], [1, 4]]
+    assert alone.tolist() == [3]
+
+
+def test_a_part_has_its_own_edges_only(problem_of):
+    problem = problem_of([[1, 2], [3, 4], [5, 6]], edges=[(0, 1, 7.0), (1, 2, 8.0)])
+
+    left = part(problem, np.array([False, True, True]))
+
+    assert left.subtasks == ("t1", "t2")
+    assert left.cost.tolist() == [[3, 4], [5, 6]]
+    assert (left.edge.tolist(), left.edge_bytes.tolist()) == ([[0, 1]], [8.0])
+
+
+def test_a_server_is_usable_if_anything_may_run_there(problem_of):
+    problem = problem_of([[1, np.inf, np.inf], [1, 1, np.inf]], pinned=[NOWHERE, 1])
+
+    assert usable(problem).tolist() == [True, True, False]
+    assert (usable(problem) == allowed(problem).any(axis=0)).all()
