@@ -404,7 +404,7 @@ def request_seconds(work: Inference, at: costs.Speed) -> NDArray[np.float64]:
 
     def seconds(size: float, output: float) -> float:
         part = costs.Tokens(together, together * size, together * size**2, together * output)
-        return costs.compute_seconds(work, part, at) / together
+        return float(costs.compute_seconds(work, part, at) / together)
 
     knots = np.geomspace(1.0, max(2.0, float((prompt + answer).max(initial=1.0))), KNOTS)
     prefill = np.array([seconds(knot, 0.0) for knot in knots])
