@@ -250,13 +250,15 @@ def problem(
     number = {name: index for index, name in enumerate(names)}
     rack = likeness.rack(subtasks, servers)
     classes = likeness.needs(subtasks)
-    resources = _resources(subtasks, classes.firsts)
-    feasible, needs = _feasible(subtasks, rack, classes, resources)
+    examples = [subtasks[first] for first in classes.firsts.tolist()]
+    resources = _resources(examples)
+    chosen = _chosen(examples, rack)
+    feasible, needs = _feasible(examples, rack, chosen, resources)
     tasks = {task.name: task for task in job.tasks}
     rows = _rows(tasks, subtasks, classes)
     need = classes.number[rows.firsts]
     firsts = [subtasks[first] for first in rows.firsts.tolist()]
-    compute, load, believed = _seconds(tasks, graph, firsts, need, rack, servers)
+    compute, load, believed = _seconds(tasks, graph, firsts, need, rack, servers, chosen)
     compute[~feasible[need]] = np.inf
     seconds = compute + load[need]
     if job.cost_model is CostModel.SHARES:
@@ -297,8 +299,8 @@ MEASURED_FROM = 0.5
 """Confidence from which a device's figures count as known; below, the factors fill in."""
 
 
-def _resources(subtasks: Sequence[Subtask], firsts: Ints) -> tuple[str, ...]:
-    demanded = {name for first in firsts for v in subtasks[first].variants for name in v.demand}
+def _resources(subtasks: Sequence[Subtask]) -> tuple[str, ...]:
+    demanded = {name for subtask in subtasks for v in subtask.variants for name in v.demand}
     return tuple(sorted({*demanded, PODS}))
 
 
@@ -325,23 +327,32 @@ def _edges(graph: TaskGraph) -> tuple[Ints, Floats, NDArray[np.bool_]]:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2), moved, np.ones(len(pairs), dtype=bool)
 
 
+Chosen = Sequence[Sequence[Variant | None]]
+"""(D, outfits) what a subtask of each demand runs as on servers of each outfit."""
+
+
+def _chosen(subtasks: Sequence[Subtask], rack: Rack) -> Chosen:
+    """Return the variant of each subtask on servers of each outfit."""
+    outfits = [rack.examples[first] for first in rack.outfit.firsts.tolist()]
+    return [[checks.variant(subtask, server) for server in outfits] for subtask in subtasks]
+
+
 def _feasible(
-    subtasks: Sequence[Subtask],
-    rack: Rack,
-    classes: Classes,
-    resources: tuple[str, ...],
+    subtasks: Sequence[Subtask], rack: Rack, chosen: Chosen, resources: tuple[str, ...]
 ) -> tuple[Mask, Ints]:
-    """Return where each class may run (D, K), and what it takes of each kind (D, K, R)."""
-    shape = (len(classes.firsts), len(rack.examples))
+    """Return where subtasks may run (D, K), and what they take of each kind (D, K, R)."""
+    standings = [rack.examples[first] for first in rack.standing.firsts.tolist()]
+    shape = (len(subtasks), len(rack.examples))
     feasible = np.zeros(shape, dtype=bool)
     needs = np.zeros((*shape, len(resources)), dtype=np.int64)
-    for number, first in enumerate(classes.firsts.tolist()):
-        chosen = [checks.variant(subtasks[first], server) for server in rack.examples]
-        feasible[number] = [
-            variant is not None and checks.reason(subtasks[first], server, checks.STANDING) is None
-            for variant, server in zip(chosen, rack.examples, strict=True)
-        ]
-        needs[number] = _amounts([{**v.demand, PODS: 1} if v else {} for v in chosen], resources)
+    for number, (subtask, variants) in enumerate(zip(subtasks, chosen, strict=True)):
+        fits = np.array([variant is not None for variant in variants])
+        stands = np.array(
+            [checks.reason(subtask, server, checks.STANDING) is None for server in standings]
+        )
+        feasible[number] = fits[rack.outfit.number] & stands[rack.standing.number]
+        taken = [{**variant.demand, PODS: 1} if variant else {} for variant in variants]
+        needs[number] = _amounts(taken, resources)[rack.outfit.number]
     return feasible, needs
 
 
@@ -380,6 +391,7 @@ def _seconds(
     need: Ints,
     rack: Rack,
     servers: Sequence[Server],
+    chosen: Chosen,
 ) -> tuple[Floats, Floats, Mask]:
     """Return compute seconds (A, K), and load seconds and which compute is believed (D, K)."""
     kinds = len(rack.examples)
@@ -400,7 +412,10 @@ def _seconds(
         alike = [firsts[row] for row in rows]
         work = tasks[alike[0].task].work
         assert isinstance(work, Inference), "a template is no shard"  # noqa: S101
-        compute[rows], load[number], belief[number] = _inference(alike, work, rack.examples)
+        variants = [chosen[number][outfit] for outfit in rack.outfit.number.tolist()]
+        compute[rows], load[number], belief[number] = _inference(
+            alike, work, rack.examples, variants
+        )
     return compute, load, belief >= MEASURED_FROM
 
 
@@ -430,15 +445,17 @@ class _Pipelines:
 
 
 def _inference(
-    shards: Sequence[Subtask], work: Inference, kinds: Sequence[Server]
+    shards: Sequence[Subtask],
+    work: Inference,
+    kinds: Sequence[Server],
+    variants: Sequence[Variant | None],
 ) -> tuple[Floats, Floats, Floats]:
     """Return compute seconds (N, K), load seconds (K,) and belief (K,) of shards of one task."""
     part = _tokens(work, [shard.requests or (0, work.requests.count) for shard in shards])
     compute = np.full((len(kinds), len(shards)), np.inf)
     load, belief = np.zeros(len(kinds)), np.zeros(len(kinds))
     known: dict[Speed, Floats] = {}
-    for number, server in enumerate(kinds):
-        variant = checks.variant(shards[0], server)
+    for number, (server, variant) in enumerate(zip(kinds, variants, strict=True)):
         device = _device(variant, server)
         if variant is None or device is None:
             continue

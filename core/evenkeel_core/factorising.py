@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evenkeel_core.problems import Floats, Ints, Problem, alike
+from evenkeel_core.problems import Floats, Ints, Problem, alike, blocks
 
 Mask = NDArray[np.bool_]
 
@@ -41,6 +41,11 @@ SETTLED = 1e-3
 """Relative change of the squared residual at which the sweeps stop."""
 NOTHING = 1e-18
 """Mean square of log seconds that is rounding, not a difference."""
+ENTRIES = 1 << 18
+"""Entries up to which all are fitted together; of more, this many are, evenly chosen, and every
+other row and column is fitted to them once: a few factors are known from a few hundred lines."""
+LANDMARKS = 256
+"""Columns that are chosen then; the rows are many more."""
 DECIMALS = 9
 """Of log seconds that must agree for two rows to be factorised as one."""
 ALIKE = 0.02
@@ -68,8 +73,12 @@ class Factors:
     """Root mean square of the relative error of the fit, on measured pairs."""
     computing: Floats
     """(A, K) `completed` by the rows and kinds of the problem."""
-    belief: Floats
-    """(A, K) `confidence` by the rows and kinds of the problem."""
+    known: Mask
+    """(A, K) what was factorised: measured, or as given where nothing is."""
+    filled: Mask
+    """(A, K) what `computing` has from the factors."""
+    support: tuple[Floats, Floats]
+    """Known pairs of each row (A,) and of each kind (K,), counted by servers and subtasks."""
     task_class: Ints
     """(T,) class of subtasks that may run on the same servers and suit them alike; they may
     differ in size."""
@@ -92,8 +101,11 @@ class Factors:
     @property
     def confidence(self) -> Floats:
         """(T, S) 1 where measured, less where filled, 0 where as given or infeasible."""
+        support = np.minimum(self.support[0][:, None], self.support[1])
+        belief = support / (support + self.rank + 1) * max(0.0, self.explained) / (1 + self.error)
         row, kind = self.pairs
-        found: Floats = self.belief[row[:, None], kind]
+        by_class = np.where(self.known, 1.0, np.where(self.filled, belief, 0.0))
+        found: Floats = by_class[row[:, None], kind]
         return found
 
 
@@ -125,7 +137,8 @@ def factorise(problem: Problem, *, energy: float = ENERGY, max_rank: int = MAX_R
     would depend on the unit of time), started from the singular value decomposition of the
     matrix whose gaps are filled with the means, so deterministic [1]_. Equal rows and equal
     columns are factorised once. O(sweeps · rows · columns · rank²); rows and columns that are
-    all measured need no sweep. With gaps the rank ends where generalised cross-validation [2]_
+    all measured need no sweep. Of a large matrix `ENTRIES` are fitted so, and one pass fits the
+    others to them. With gaps the rank ends where generalised cross-validation [2]_
     says that more would fit noise. What the factors miss of a gap is taken from the rows whose
     fitted times are the same within a few percent, weighted by a Gaussian: factors for the whole,
     neighbours for the rest [3]_.
@@ -155,22 +168,28 @@ def factorise(problem: Problem, *, energy: float = ENERGY, max_rank: int = MAX_R
 
     rows, columns = _equal(logs, known, feasible), _equal(logs.T, known.T, feasible.T)
     some = np.ix_(_first(rows), _first(columns))
-    fit = _fit(logs[some], known[some], energy, max_rank)
+    distinct, seen = logs[some], known[some]
+    fit = _fit_all(distinct, seen, energy, max_rank)
     task_class = _classes(fit.left[:, :-1], fit.right[:, :-1], feasible[some])
     server_class = _classes(fit.right, fit.left_with_one, feasible[some].T)
 
+    support = known @ servers, tasks @ known
+    filled = feasible & ~known & (np.minimum(support[0][:, None], support[1]) > 0)
+    shown = _shown_by_neighbours(fit, distinct, seen) if filled.any() else None
     left, right = fit.left[rows], fit.right[columns]
-    between = left[:, :-1] @ right[:, :-1].T
-    fitted = between + left[:, -1:] + right[:, -1]
-    residual = np.where(known, logs - fitted, 0.0)
-    explained = _share(residual, np.where(known, residual + between, 0.0), tasks, servers)
-    size = max(1.0, float(tasks @ known @ servers))
-    error = float(np.sqrt(tasks @ np.expm1(residual) ** 2 @ servers / size))
-
-    support = np.minimum((known @ servers)[:, None], tasks @ known)
-    filled = feasible & ~known & (support > 0)
-    shown = _shown_by_neighbours(fit, logs[some], known[some])[np.ix_(rows, columns)]
-    belief = support / (support + fit.rank + 1) * max(0.0, explained) / (1 + error)
+    computing = given.copy() if filled.any() else given
+    energies = np.zeros(3)
+    for block in blocks(*given.shape):
+        between = left[block, :-1] @ right[:, :-1].T
+        fitted = between + left[block, -1:] + right[:, -1]
+        residual = np.where(known[block], logs[block] - fitted, 0.0)
+        beyond = np.where(known[block], residual + between, 0.0)
+        for number, each in enumerate((residual, beyond, np.expm1(residual))):
+            energies[number] += tasks[block] @ each**2 @ servers
+        if shown is not None:
+            gaps = filled[block]
+            computing[block][gaps] = np.exp((fitted + shown[rows[block]][:, columns])[gaps])
+    size = float(tasks @ support[0])
     task, server = left[problem.row], right[problem.kind]
     row, column = task[:, -1], server[:, -1]
     return Factors(
@@ -180,10 +199,12 @@ def factorise(problem: Problem, *, energy: float = ENERGY, max_rank: int = MAX_R
         row=row - row.mean() if row.size and column.size else row,
         column=column - column.mean() if row.size and column.size else column,
         rank=fit.rank,
-        explained=explained,
-        error=error,
-        computing=np.where(filled, np.exp(np.where(filled, fitted + shown, 0.0)), given),
-        belief=np.where(known, 1.0, np.where(filled, belief, 0.0)),
+        explained=_explained(energies[0], energies[1], tasks.sum() * servers.sum()),
+        error=float(np.sqrt(energies[2] / max(1.0, size))),
+        computing=computing,
+        known=known,
+        filled=filled,
+        support=support,
         task_class=task_class[rows][problem.row],
         server_class=server_class[columns][problem.kind],
         pairs=(problem.row, problem.kind),
@@ -204,6 +225,33 @@ class _Fit:
     def left_with_one(self) -> Floats:
         """What multiplies `right`: U and ones."""
         return _with_one(self.left[:, :-1])
+
+
+def _fit_all(matrix: Floats, known: Mask, energy: float, max_rank: int) -> _Fit:
+    """Fit some rows and columns of a large matrix, and the others to what these show."""
+    if matrix.size <= ENTRIES:
+        return _fit(matrix, known, energy, max_rank)
+    across = min(matrix.shape[1], LANDMARKS)
+    some = _evenly(len(matrix), ENTRIES // across), _evenly(matrix.shape[1], across)
+    fit = _fit(matrix[np.ix_(*some)], known[np.ix_(*some)], energy, max_rank)
+    right = _solve_columns(matrix[some[0]], known[some[0]], fit.left)
+    left = np.empty((len(matrix), fit.rank + 1))
+    for block in blocks(*matrix.shape):
+        weight = known[block].astype(float)
+        left[block] = _solve(matrix[block] - right[:, -1], weight, right[:, :-1])
+    lost = np.flatnonzero(~known[some[0]].any(axis=0))
+    if lost.size:  # of which no chosen row knows anything
+        right[lost] = _solve_columns(matrix[:, lost], known[:, lost], left)
+    return _Fit(left, right, fit.rank)
+
+
+def _evenly(size: int, count: int) -> Ints:
+    """Return so many places of a range, evenly spread, or all of them."""
+    return np.unique(np.linspace(0, size - 1, min(size, count)).astype(np.int64))
+
+
+def _solve_columns(matrix: Floats, known: Mask, left: Floats) -> Floats:
+    return _solve((matrix - left[:, -1:]).T, known.T.astype(float), left[:, :-1])
 
 
 def _fit(matrix: Floats, known: Mask, energy: float, max_rank: int) -> _Fit:
@@ -319,13 +367,14 @@ def _join(factors: Floats, means: Floats) -> Floats:
     return np.append(factors, means.reshape(-1, 1), axis=1)
 
 
-def _share(residual: Floats, energy: Floats, *weights: Floats) -> float:
-    """Return the share of the energy that is not in the residual; 1 where there is none."""
-    rows, columns = weights or (np.ones(len(energy)), np.ones(energy.shape[1]))
-    total = float(rows @ energy**2 @ columns)
-    if total <= NOTHING * rows.sum() * columns.sum():
-        return 1.0
-    return max(0.0, 1.0 - float(rows @ residual**2 @ columns) / total)
+def _share(residual: Floats, energy: Floats) -> float:
+    """Return the share of the energy that is not in the residual."""
+    return _explained(float(np.sum(residual**2)), float(np.sum(energy**2)), energy.size)
+
+
+def _explained(residual: float, energy: float, size: float) -> float:
+    """Return the share of squares that is not in the residual; 1 where there are none."""
+    return 1.0 if energy <= NOTHING * size else max(0.0, 1.0 - float(residual / energy))
 
 
 def _equal(logs: Floats, *masks: Mask) -> Ints:

@@ -4,7 +4,7 @@ A rack has thousands of servers of a few kinds, a job thousands of subtasks of a
 checks, demands and seconds are evaluated by classes; `evenkeel_core.problems` holds them so.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,12 +48,17 @@ class Numbering:
 
 @dataclass(frozen=True, slots=True)
 class Rack:
-    """Servers by kind."""
+    """Servers by kind, and kinds by what only some of the questions about them depend on."""
 
     examples: tuple[Server, ...]
     """One server of each kind."""
     kind: Ints
     """(S,) kind of each server, indexing `examples`."""
+    outfit: Classes
+    """The kinds by the devices and room they have, whatever the figures of the devices: what
+    decides which variant of a subtask fits."""
+    standing: Classes
+    """The kinds by state, taints and labels asked for: what the other hard checks look at."""
 
 
 def rack(subtasks: Sequence[Subtask], servers: Sequence[Server]) -> Rack:
@@ -64,23 +69,42 @@ def rack(subtasks: Sequence[Subtask], servers: Sequence[Server]) -> Rack:
     kind of its own. O(S) beside the classes of subtasks.
     """
     names, keys, anywhere = _asked(subtasks)
+
+    def standing(server: Server) -> tuple[Hashable, ...]:
+        return (
+            server.ready,
+            server.schedulable,
+            server.taints,
+            tuple(server.labels.get(key) for key in keys),
+            server.name if anywhere or server.name in names else None,
+        )
+
     found = Numbering()
     for server in servers:
-        found.add(
-            (
-                *hardware(server),
-                server.link_bandwidth,
-                server.load_bandwidth,
-                server.models,
-                server.ready,
-                server.schedulable,
-                server.taints,
-                tuple(server.labels.get(key) for key in keys),
-                server.name if anywhere or server.name in names else None,
-            )
-        )
+        hard = hardware(server)
+        link = server.link_bandwidth, server.load_bandwidth
+        found.add((hard, link, server.models, standing(server)))
     classes = found.classes()
-    return Rack(tuple(servers[first] for first in classes.firsts.tolist()), classes.number)
+    examples = tuple(servers[first] for first in classes.firsts.tolist())
+    return Rack(
+        examples,
+        classes.number,
+        numbered(map(_outfit, examples)),
+        numbered(map(standing, examples)),
+    )
+
+
+def numbered(keys: Iterable[Hashable]) -> Classes:
+    """Return the classes of things with these keys."""
+    found = Numbering()
+    for key in keys:
+        found.add(key)
+    return found.classes()
+
+
+def _outfit(server: Server) -> Hashable:
+    devices = tuple((device.resource, device.name) for device in server.devices)
+    return devices, tuple(sorted(server.plannable.items()))
 
 
 def hardware(server: Server) -> tuple[Hashable, ...]:
