@@ -42,7 +42,7 @@ from evenkeel_sandbox.specs import ClusterSpec
 from evenkeel_sandbox.states import State
 
 DEFAULT = "default"
-_NAME = re.compile(r"[a-z]([a-z0-9-]{0,18}[a-z0-9])?")
+_CLAIM = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _PATIENCE = 120.0
 """Seconds to wait for anything: a laptop under load is slow, a mistake shows in the logs."""
 _POLL = 0.05
@@ -72,15 +72,14 @@ class Cluster:
         What a crash left of it is removed first. A running sandbox is returned as it is, and
         `progress` is told so.
         """
-        if not _NAME.fullmatch(name):
-            raise ValueError("`name` must be a lower-case DNS label of at most 20 characters")
+        folder = states.folder(name)
         with locked(sandboxes() / f".{name}.lock"):
             spec = spec or ClusterSpec()
             found = states.read(name)
             if found and cls(found).running:
                 progress.say(f"Sandbox {name} is up already.")
                 return cls(found).attached(spec, progress)
-            if found or states.folder(name).exists():
+            if found or folder.exists():
                 progress.say(f"Sandbox {name} was not shut down; removing what is left of it.")
                 _remove(name)
             return cls._make(name, _possible(spec, progress), progress)
@@ -205,6 +204,8 @@ class Cluster:
 
     def volume(self, claim: str) -> Path:
         """Return the folder of the host behind a claim made by `workspace`."""
+        if not _CLAIM.fullmatch(claim):
+            raise ValueError("`claim` must be a lower-case DNS name, as the API server wants it")
         return self.folder / "volumes" / claim
 
     def workspace(self, claim: str, size: str = "1Gi") -> dict[str, Any]:
@@ -365,8 +366,9 @@ class Cluster:
 
 def down(name: str, progress: Progress = _SILENT) -> bool:
     """Remove a sandbox, whatever state it is in; False if there is nothing of that name."""
+    folder = states.folder(name)
     with locked(sandboxes() / f".{name}.lock"):
-        if not states.folder(name).exists():
+        if not folder.exists():
             return False
         with progress.step(f"Removing sandbox {name}"):
             _remove(name)
@@ -375,7 +377,8 @@ def down(name: str, progress: Progress = _SILENT) -> bool:
 
 def names() -> list[str]:
     """Return the names of all sandboxes of which anything is left."""
-    return sorted(path.name for path in sandboxes().glob("[a-z]*") if path.is_dir())
+    found = (path.name for path in sandboxes().glob("*") if path.is_dir())
+    return sorted(name for name in found if states.valid(name))
 
 
 def _allocate(name: str, spec: ClusterSpec, programs: Mapping[str, Path]) -> State:

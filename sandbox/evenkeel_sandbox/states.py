@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from evenkeel_sandbox.networks import Network, Subnet
 from evenkeel_sandbox.places import sandboxes
 from evenkeel_sandbox.specs import RealNode, Timing
+
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,18}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +61,19 @@ class State:
 
 
 def folder(name: str) -> Path:
-    """Return where the sandbox keeps its files."""
+    """Return where the sandbox keeps its files.
+
+    Every path of a sandbox is made here, and `down` removes what it is given as root: a name that
+    is a path, or none, must not get past this.
+    """
+    if not valid(name):
+        raise ValueError("`name` must be a lower-case DNS label of at most 20 characters")
     return sandboxes() / name
+
+
+def valid(name: str) -> bool:
+    """Tell whether a sandbox can have this name."""
+    return _NAME.fullmatch(name) is not None
 
 
 def write(state: State) -> None:
@@ -89,4 +103,4 @@ def read(name: str) -> State | None:
 def everyone() -> list[State]:
     """Return the states of all sandboxes of this user, by name."""
     names = sorted(path.parent.name for path in sandboxes().glob("*/state.json"))
-    return [state for name in names if (state := read(name))]
+    return [state for name in names if valid(name) and (state := read(name))]

@@ -53,3 +53,27 @@ def test_a_folder_without_a_state_goes_away(cache: Path) -> None:
 def test_a_name_must_fit_everywhere(cache: Path, name: str) -> None:
     with pytest.raises(ValueError, match="`name`"):
         Cluster.up(name)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../..", "a/../..", "/", "a\n", "a\0"])
+def test_no_name_leads_out_of_the_folder_of_sandboxes(cache: Path, name: str) -> None:
+    states.write(_state())
+    (cache / "kept").touch()
+    before = sorted(cache.rglob("*"))
+    for reach in (clusters.down, states.read, states.folder, Cluster.open):
+        with pytest.raises(ValueError, match="`name`"):
+            reach(name)
+    assert sorted(cache.rglob("*")) == before
+
+
+@pytest.mark.parametrize("claim", ["", "..", "../../x", "a/b", "/etc"])
+def test_no_claim_leads_out_of_the_sandbox(cache: Path, claim: str) -> None:
+    with pytest.raises(ValueError, match="`claim`"):
+        Cluster(_state()).workspace(claim)
+
+
+def test_what_no_sandbox_can_be_called_is_none(cache: Path) -> None:
+    """A stranger's folder among them does not stop `down --all`."""
+    (states.folder("a")).mkdir(parents=True)
+    (states.folder("a").parent / "not_ours").mkdir()
+    assert clusters.names() == ["a"]
