@@ -60,7 +60,7 @@ def explain(
 
 
 def _not_planned(found: cluster.Running, output: Output) -> None:
-    from evenkeel_cli.following import condition
+    from evenkeel_kube.statuses import condition
 
     said = [condition(found.job, kind) for kind in ("Accepted", "Planned")]
     reasons = [item for item in said if item.get("status") != "True" and item.get("message")]

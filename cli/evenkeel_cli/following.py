@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from evenkeel_cli.cluster import Running
 from evenkeel_core.plans import Assignment
 from evenkeel_core.subtasks import Subtask
-from evenkeel_kube import names, plans, pods
-from evenkeel_operator import reporting
+from evenkeel_kube import names, plans, pods, statuses
 
 Object = Mapping[str, Any]
 
@@ -31,17 +29,6 @@ class Line:
     pod: str
     obstacle: str = ""
     """What the scheduler or the node says it waits for; empty where it does not wait."""
-
-
-def condition(job: Object, kind: str) -> Object:
-    """Return a condition of a job; empty where it is not set."""
-    found = (job.get("status") or {}).get("conditions") or ()
-    return next((item for item in found if item["type"] == kind), {})
-
-
-def state(job: Object) -> str:
-    """Return how far a job is, in one word."""
-    return str((job.get("status") or {}).get("state") or "Pending")
 
 
 def done(job: Object) -> tuple[int, int]:
@@ -66,7 +53,7 @@ def _line(running: Running, record: plans.Record, place: Assignment, subtask: Su
     attempt = record.attempts.get(subtask.group, 1)
     name = pods.pod_name(job["metadata"], subtask.name, attempt)
     pod = running.pods.get(name)
-    took = None if pod is None else seconds(pod)
+    took = None if pod is None else statuses.seconds(pod)
     return Line(
         subtask.name,
         _state(job, subtask, pod),
@@ -82,9 +69,9 @@ def _line(running: Running, record: plans.Record, place: Assignment, subtask: Su
 
 def _state(job: Object, subtask: Subtask, pod: Object | None) -> str:
     status = job.get("status") or {}
-    if subtask.index in reporting.indexes(status.get("completed")):
+    if subtask.index in statuses.indexes(status.get("completed")):
         return "Succeeded"
-    if subtask.index in reporting.indexes(status.get("failed")):
+    if subtask.index in statuses.indexes(status.get("failed")):
         return "Failed"
     if pod is None:
         return "Waiting"
@@ -108,20 +95,6 @@ def obstacle(pod: Object) -> str:
             said = waiting.get("message")
             return f"{waiting['reason']}: {said}" if said else str(waiting["reason"])
     return ""
-
-
-def seconds(pod: Object) -> float | None:
-    """Return how long a pod's containers ran, None before their end.
-
-    From the first start to the last end, as the node reports them: in whole seconds.
-    """
-    statuses = pod.get("status", {}).get("containerStatuses") or ()
-    ended = [item["state"].get("terminated") for item in statuses if item.get("state")]
-    if not ended or any(not item or not item.get("startedAt") for item in ended):
-        return None
-    start = min(datetime.fromisoformat(item["startedAt"]) for item in ended)
-    end = max(datetime.fromisoformat(item["finishedAt"]) for item in ended)
-    return (end - start).total_seconds()
 
 
 def time_scale(job: Object, task: str) -> float:

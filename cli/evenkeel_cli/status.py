@@ -22,7 +22,6 @@ PERIOD = 1.0
 """Seconds between two looks with --watch."""
 ROWS = 60
 """Subtasks that a table lists; JSON has them all."""
-ENDED = ("Succeeded", "Failed")
 
 
 @reported
@@ -72,7 +71,9 @@ def status(
             printing.write_json(document(found))
         else:
             printing.console().print(render(found))
-    if (found.job.get("status") or {}).get("state") == "Failed":
+    from evenkeel_kube import statuses
+
+    if statuses.state(found.job) == "Failed":
         raise typer.Exit(NOT_PLACED)
 
 
@@ -80,11 +81,13 @@ def _follow(look: Any) -> cluster.Running:
     """Show a job until it ends."""
     from rich.live import Live
 
+    from evenkeel_kube import statuses
+
     with Live(console=printing.console(), auto_refresh=False) as live:
         while True:
             found: cluster.Running = look()
             live.update(render(found), refresh=True)
-            if (found.job.get("status") or {}).get("state") in ENDED:
+            if statuses.state(found.job) in statuses.ENDED:
                 return found
             time.sleep(PERIOD)
 
@@ -118,13 +121,14 @@ def _print_jobs(jobs: Sequence[cluster.Object], output: Output) -> None:
 
 def _row(job: cluster.Object) -> dict[str, Any]:
     from evenkeel_cli import following
+    from evenkeel_kube import statuses
 
     succeeded, total = following.done(job)
     said = job.get("status") or {}
     return {
         "namespace": job["metadata"]["namespace"],
         "name": job["metadata"]["name"],
-        "state": following.state(job),
+        "state": statuses.state(job),
         "succeeded": succeeded,
         "subtasks": total,
         "queuePosition": said.get("queuePosition"),
@@ -147,7 +151,7 @@ def age(created: str | None) -> str:
 
 def reason(job: cluster.Object) -> str:
     """Return the reason of the condition that tells most about a job now."""
-    from evenkeel_cli.following import condition
+    from evenkeel_kube.statuses import condition
 
     for kind in ("Failed", "Succeeded"):
         if condition(job, kind).get("status") == "True":
@@ -193,11 +197,12 @@ def render(found: cluster.Running) -> "Group":
     from rich.text import Text
 
     from evenkeel_cli import following
+    from evenkeel_kube import statuses
 
     said = found.job.get("status") or {}
     succeeded, total = following.done(found.job)
     plan = said.get("plan") or {}
-    head = f"{found.job['metadata']['name']}: {following.state(found.job)}"
+    head = f"{found.job['metadata']['name']}: {statuses.state(found.job)}"
     if total:
         head += f", {succeeded} of {total} subtasks done"
     if plan.get("makespanSeconds"):

@@ -74,12 +74,37 @@ def _start_extender(cluster: "Cluster") -> None:
 
 
 def _answers(port: int, path: str) -> bool:
+    return _ask(port, path)[0] == http.client.OK
+
+
+def _ask(port: int, path: str) -> tuple[int, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status == http.client.OK
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
     finally:
         connection.close()
+
+
+def metric(cluster: "Cluster", program: str, name: str) -> float | None:
+    """Return what a metric without labels says; None while nobody answers."""
+    try:
+        _, text = _ask(cluster.state.ports[program], "/metrics")
+    except (OSError, http.client.HTTPException):
+        return None
+    found = (line.split() for line in text.splitlines() if line.startswith(f"{name} "))
+    return next((float(value) for _, value in found), None)
+
+
+def works(cluster: "Cluster", program: str) -> bool:
+    """Tell whether a program does its work: an operator that waits for the Lease does not."""
+    if program == OPERATOR:
+        return metric(cluster, OPERATOR, "evenkeel_operator_leader") == 1
+    try:
+        return _answers(cluster.state.ports[program], "/readyz")
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def _start_operator(cluster: "Cluster") -> None:

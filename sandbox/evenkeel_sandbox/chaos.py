@@ -1,42 +1,57 @@
 """`make chaos`: kill what can be killed at random moments while jobs run, and look what is left.
 
-Operator and extender are killed (`kill -9`) at twenty random moments, a kubelet is killed or a
-node is frozen five times, and a pod that has succeeded is deleted while the operator is down.
-Every job must end Succeeded, no outcome may be taken back or counted twice, and once the jobs
-are deleted nothing of them may be left.
+Operator and extender are killed (`kill -9`) at twenty random moments, each time at work: a new
+operator is let win the Lease first. Meanwhile a kubelet is killed five times and a whole node is
+frozen five times, one outage of each kind so long that the node is given up and its task starts
+anew elsewhere while the old container may run on. A pod that has succeeded is deleted while the
+operator is down. Every job must end Succeeded, no outcome may be taken back, counted twice or run
+again, and once the jobs are deleted nothing of them may be left.
 """
 
 import argparse
-import json
+import itertools
 import random
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from threading import Event
 from typing import Any
 
 from rich.console import Console
 
-from evenkeel_kube import names, plans, racks
+from evenkeel_kube import names, plans, racks, statuses
+from evenkeel_kube.plans import Record
+from evenkeel_sandbox import attaching, judging
 from evenkeel_sandbox.attaching import EXTENDER, OPERATOR
 from evenkeel_sandbox.clusters import Cluster
-from evenkeel_sandbox.demo import condition, state
 from evenkeel_sandbox.failures import SandboxError
+from evenkeel_sandbox.judging import Ledger
+from evenkeel_sandbox.places import checkout, own
 from evenkeel_sandbox.progress import shown
 from evenkeel_sandbox.simulated import described
 from evenkeel_sandbox.specs import TIMINGS, ClusterSpec, default_nodes
 
-ROOT = Path(__file__).parents[2]
 KILLS = 20
-NODE_FAILURES = 5
-PATIENCE = 300.0
+OUTAGES = 5
+"""Of each kind; the last of each is long."""
+PATIENCE = 240.0
 """Seconds the jobs get to end once the last thing was broken."""
+LOST = 120.0
+"""Seconds until a task on a lost node must have started anew: the grace period (6), what its pod
+tolerates (30), and an operator that may have to win the Lease first."""
 JOBS = f"/apis/{names.API_VERSION}/namespaces/default/inferencejobs"
 PODS = "/api/v1/namespaces/default/pods"
+PLANS = f"/api/v1/configmaps?labelSelector={names.LABEL_PLAN}%3Dtrue"
+CLAIM = "chaos"
+"""The volume that all real containers write their lines to."""
 
 Object = dict[str, Any]
+
+DELETED = "deleted"
+DELETED_PODS = 2
 
 
 def _batch() -> Object:
@@ -58,24 +73,34 @@ def _pipeline() -> Object:
     }
 
 
-def _dag() -> Object:
-    def task(name: str, shards: int, *after: str) -> Object:
-        container = {
-            "name": "main",
-            "image": "localhost/busybox:1",
-            "imagePullPolicy": "Never",
-            "command": ["sh", "-c", "sleep 2; echo done"],
-            "resources": {"requests": {"cpu": "50m", "memory": "16Mi"}},
-        }
-        return {
-            "name": name,
-            "shards": shards,
-            "dependsOn": list(after),
-            "estimatedSeconds": 2,
-            "template": {"spec": {"terminationGracePeriodSeconds": 1, "containers": [container]}},
-        }
+def _task(name: str, shards: int, *after: str, seconds: int = 2, **more: Any) -> Object:
+    lines = "/workspace/lines"
+    script = f"echo $HOSTNAME begins >>{lines}; sleep {seconds}; echo $HOSTNAME ends >>{lines}"
+    container = {
+        "name": "main",
+        "image": "localhost/busybox:1",
+        "imagePullPolicy": "Never",
+        "command": ["sh", "-c", script],
+        "resources": {"requests": {"cpu": "50m", "memory": "16Mi"}},
+        "volumeMounts": [{"name": "workspace", "mountPath": "/workspace"}],
+    }
+    spec = {
+        "terminationGracePeriodSeconds": 1,
+        "containers": [container],
+        "volumes": [{"name": "workspace", "persistentVolumeClaim": {"claimName": CLAIM}}],
+    }
+    return {
+        "name": name,
+        "shards": shards,
+        "dependsOn": list(after),
+        "estimatedSeconds": seconds,
+        "template": {"spec": spec},
+        **more,
+    }
 
-    return {"tasks": [task("first", 2), task("second", 3, "first"), task("third", 1, "second")]}
+
+def _dag() -> Object:
+    return {"tasks": [_task("first", 2), _task("second", 3, "first"), _task("third", 1, "second")]}
 
 
 KINDS = (_batch, _pipeline, _dag)
@@ -87,210 +112,300 @@ class Chaos:
 
     cluster: Cluster
     console: Console
-    draw: random.Random
+    seed: int
     nodes: tuple[str, ...]
     """Real nodes."""
-    jobs: int = 0
-    completed: dict[str, frozenset[str]] = field(default_factory=dict)
-    wrong: list[str] = field(default_factory=list)
-    done: threading.Event = field(default_factory=threading.Event)
+    submitted: int = 0
+    stream: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+    began: float = field(default_factory=time.monotonic)
+    done: Event = field(default_factory=Event)
+
+    def say(self, line: str) -> None:
+        """Print a line with the time."""
+        minutes, seconds = divmod(int(time.monotonic() - self.began), 60)
+        self.console.print(f"{minutes}:{seconds:02} {line}", soft_wrap=True, highlight=False)
 
     def items(self, path: str) -> list[Object]:
         """Return the objects of a collection."""
         found: list[Object] = self.cluster.api.get(path)["items"]
         return found
 
-    def submit(self) -> None:
-        """Create the next job of the stream."""
-        made = KINDS[self.jobs % len(KINDS)]
-        self.jobs += 1
-        body = {
-            "apiVersion": names.API_VERSION,
-            "kind": "InferenceJob",
-            "metadata": {"name": f"chaos-{self.jobs}"},
-            "spec": {**made(), "backoffLimit": 0},
-        }
-        self.cluster.api.create(JOBS, body)
-
-    # Breaking
-
-    def kill(self, process: str) -> None:
-        """Kill a process of ours and start it again a little later."""
-        self.cluster.kill(process)
-        time.sleep(self.draw.uniform(0, 2))
-        self.cluster.restart(process)
-
-    def break_node(self, number: int) -> None:
-        """Kill a kubelet or freeze a whole node for a while."""
-        node = self.draw.choice(self.nodes)
-        seconds = self.draw.uniform(5, 20)
-        if number % 2:
-            self.console.print(f"  freezing {node} for {seconds:.0f} s")
-            self.cluster.freeze(node)
-            time.sleep(seconds)
-            self.cluster.thaw(node)
-        else:
-            self.console.print(f"  killing the kubelet of {node} for {seconds:.0f} s")
-            self.cluster.kill(f"{node}/kubelet")
-            time.sleep(seconds)
-            self.cluster.restart(f"{node}/kubelet")
-
-    def delete_a_success(self) -> None:
-        """Delete a pod that succeeded while nobody was looking."""
-        name = "chaos-deleted"
+    def submit(self, name: str, spec: Object) -> None:
+        """Create a job."""
+        self.submitted += 1
         body = {
             "apiVersion": names.API_VERSION,
             "kind": "InferenceJob",
             "metadata": {"name": name},
-            "spec": {**_dag(), "tasks": _dag()["tasks"][:1], "backoffLimit": 0},
+            "spec": {**spec, "backoffLimit": 0},
         }
         self.cluster.api.create(JOBS, body)
-        selector = f"{PODS}?labelSelector={names.LABEL_JOB}%3D{name}"
-        self._until(lambda: any(p["spec"].get("nodeName") for p in self.items(selector)))
-        self.cluster.kill(OPERATOR)
-        self._until(lambda: any(_phase(p) == "Succeeded" for p in self.items(selector)))
-        gone = [p["metadata"]["name"] for p in self.items(selector) if _phase(p) == "Succeeded"]
-        for pod in gone:
-            self.cluster.api.call("DELETE", f"{PODS}/{pod}")
-        self.console.print(f"  deleted {', '.join(gone)} while the operator is down")
-        self.cluster.restart(OPERATOR)
 
-    def _until(self, ready: Any, seconds: float = 60) -> None:
+    def submit_next(self) -> None:
+        """Create the next job of the stream."""
+        number = self.stream
+        self.stream += 1
+        self.submit(f"chaos-{number + 1}", KINDS[number % len(KINDS)]())
+
+    def pods(self, job: str) -> list[Object]:
+        """Return the pods of a job."""
+        return self.items(f"{PODS}?labelSelector={names.LABEL_JOB}%3D{job}")
+
+    def records(self) -> dict[str, Record]:
+        """Return the plans on record by job."""
+        return {
+            item["metadata"]["ownerReferences"][0]["name"]: plans.decode(
+                item["binaryData"][plans.KEY]
+            )
+            for item in self.items(PLANS)
+        }
+
+    def lines(self) -> list[str]:
+        """Return what the containers have written."""
+        path = self.cluster.volume(CLAIM) / "lines"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def until(self, what: str, ready: Callable[[], bool], seconds: float = 60) -> bool:
+        """Wait until it is so; what is not so in time is wrong."""
         end = time.monotonic() + seconds
         while not ready():
             if time.monotonic() > end:
-                self.wrong.append("what should have happened did not within a minute")
-                return
-            time.sleep(0.1)
+                self.ledger.wrong.append(f"not within {seconds:.0f} s: {what}")
+                return False
+            time.sleep(0.2)
+        return True
+
+    # Breaking Evenkeel
+
+    def kill(self, process: str, pause: float) -> None:
+        """Kill a process at its work and start it again a little later."""
+        self.until(f"{process} works", lambda: self._works(process), 90)
+        if not self.cluster.processes.kill(process):
+            self.ledger.wrong.append(f"{process} was dead when it was to be killed")
+        time.sleep(pause)
+        self.cluster.restart(process)
+
+    def _works(self, process: str) -> bool:
+        """Tell whether a process works; one that ended by itself is told of and started again."""
+        if not self.cluster.processes.identity(process):
+            last = self.cluster.log(process).read_text(errors="replace").strip().splitlines()[-1:]
+            self.ledger.wrong.append(f"{process} ended by itself: {''.join(last)[-400:]}")
+            self.cluster.restart(process)
+        return attaching.works(self.cluster, process)
+
+    def break_evenkeel(self) -> None:
+        """Kill operator and extender at random moments while jobs keep coming."""
+        draw = random.Random(self.seed)  # noqa: S311 - to be repeatable
+        order = [OPERATOR, EXTENDER] * (KILLS // 2)
+        draw.shuffle(order)
+        for number, process in enumerate(order, start=1):
+            time.sleep(draw.uniform(0.5, 4))
+            self.kill(process, draw.uniform(0, 2))
+            ended, total = self.ended()
+            self.say(f"kill -9 {process} ({number} of {KILLS}); {ended} of {total} jobs have ended")
+            if number % 3 == 0:
+                self.submit_next()
+
+    def delete_a_success(self) -> None:
+        """Delete pods that succeeded while nobody was looking."""
+        self.submit(DELETED, {"tasks": [_task("only", DELETED_PODS)]})
+        self.until(f"the pods of {DELETED} are bound", lambda: self._all(_bound))
+        self.cluster.kill(OPERATOR)
+        self.until(f"the pods of {DELETED} succeed", lambda: self._all(_succeeded))
+        gone = [pod["metadata"]["name"] for pod in self.pods(DELETED)]
+        for pod in gone:
+            self.cluster.api.call("DELETE", f"{PODS}/{pod}")
+        self.say(f"deleted {', '.join(gone)}, which had succeeded, while the operator is down")
+        self.cluster.restart(OPERATOR)
+
+    def _all(self, true: Callable[[Object], bool]) -> bool:
+        pods = self.pods(DELETED)
+        return len(pods) == DELETED_PODS and all(map(true, pods))
+
+    # Breaking nodes
+
+    @contextmanager
+    def frozen(self, node: str) -> Iterator[None]:
+        """Stop a whole node for a while."""
+        self.cluster.freeze(node)
+        try:
+            yield
+        finally:
+            self.cluster.thaw(node)
+
+    @contextmanager
+    def without_kubelet(self, node: str) -> Iterator[None]:
+        """Kill a node's kubelet for a while; the containers run on."""
+        self.cluster.kill(f"{node}/kubelet")
+        try:
+            yield
+        finally:
+            self.cluster.restart(f"{node}/kubelet")
+
+    def break_nodes(self) -> None:
+        """Let nodes go and come back, one after the other."""
+        draw = random.Random(self.seed + 1)  # noqa: S311 - to be repeatable
+        kinds = (("kubelet killed", self.without_kubelet), ("node frozen", self.frozen))
+        for number, (what, broken) in itertools.product(range(1, OUTAGES + 1), kinds):
+            told = f"{what} ({number} of {OUTAGES})"
+            if number == OUTAGES:
+                self._lose(told, broken)
+            else:
+                node, seconds = draw.choice(self.nodes), draw.uniform(3, 12)
+                self.say(f"{told}: {node} for {seconds:.0f} s")
+                with broken(node):
+                    time.sleep(seconds)
+            time.sleep(draw.uniform(1, 4))
+
+    def _lose(self, told: str, broken: Callable[[str], Any]) -> None:
+        """Break a node under a task that may be retried, until it is given up."""
+        name = f"lost-{told.partition(' ')[0]}"
+        self.submit(name, {"tasks": [_task("only", 1, seconds=15, retryOnNodeLoss=True)]})
+        if not self.until(f"{name} runs", lambda: any(map(_running, self.pods(name))), 90):
+            return
+        node = self.pods(name)[0]["spec"]["nodeName"]
+        self.say(f"{told}: {node} under {name}, until it is given up")
+        began = time.monotonic()
+        with broken(node):
+            what = f"{name} starts anew although {node} is lost"
+            if self.until(what, lambda: bool(self.records()[name].attempts), LOST):
+                self.say(f"{name} starts anew after {time.monotonic() - began:.0f} s")
 
     # Watching
 
     def watch(self) -> None:
-        """Note outcomes as they are recorded: none may ever be taken back."""
-        while not self.done.wait(0.2):
+        """Look again and again until all is done."""
+        while not self.done.wait(0.5):
             try:
-                jobs = self.items(JOBS)
+                pods, jobs = self.items(PODS), self.items(JOBS)
+                self.ledger.look(pods, jobs, self.records())
             except SandboxError:
                 continue
-            for job in jobs:
-                name = job["metadata"]["name"]
-                now = frozenset(_indexes(job))
-                before = self.completed.get(name, frozenset())
-                if before - now:
-                    self.wrong.append(f"{name}: {sorted(before - now)} had completed and have not")
-                self.completed[name] = now
+
+    def ended(self) -> tuple[int, int]:
+        """Return how many jobs have ended, and how many there are."""
+        jobs = self.items(JOBS)
+        return sum(statuses.state(job) in statuses.ENDED for job in jobs), len(jobs)
 
     def run(self) -> None:
-        """Break things at random moments while jobs keep coming."""
-        watcher = threading.Thread(target=self.watch, daemon=True)
-        watcher.start()
-        for _ in range(6):
-            self.submit()
-        nodes = set(self.draw.sample(range(KILLS), NODE_FAILURES))
-        for number in range(KILLS):
-            time.sleep(self.draw.uniform(0.5, 6))
-            process = self.draw.choice((OPERATOR, EXTENDER))
-            self.console.print(f"{number + 1:2}. kill -9 {process}")
-            self.kill(process)
-            if number in nodes:
-                self.break_node(sorted(nodes).index(number))
-            if number % 3 == 0:
-                self.submit()
-        self.delete_a_success()
-        self._settle()
-        self.done.set()
-        watcher.join()
+        """Break things at random moments while jobs keep coming, then let all come to rest."""
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            watching = pool.submit(self.watch)
+            for _ in range(6):
+                self.submit_next()
+            nodes = pool.submit(self.break_nodes)
+            try:
+                self.break_evenkeel()
+                nodes.result()
+                self.delete_a_success()
+                self._settle()
+            finally:
+                self.done.set()
+        for future in (watching, nodes):
+            future.result()
 
     def _settle(self) -> None:
         end = time.monotonic() + PATIENCE
+        told = -1
         while time.monotonic() < end:
-            jobs = self.items(JOBS)
-            if all(state(job) in ("Succeeded", "Failed") for job in jobs):
+            ended, total = self.ended()
+            if ended != told:
+                self.say(f"{ended} of {total} jobs have ended")
+                told = ended
+            if ended == total:
                 return
+            self._works(OPERATOR)
             time.sleep(1)
 
     # Judging
 
     def judge(self) -> Iterator[str]:
-        """Yield what is wrong."""
-        yield from self.wrong
+        """Yield what is wrong with the jobs and what their pods still hold."""
+        records, lines = self.records(), self.lines()
         for job in self.items(JOBS):
             name = job["metadata"]["name"]
-            if condition(job, "Succeeded") != "True":
-                yield f"{name} is {state(job)}: {json.dumps(job.get('status', {}))[:400]}"
-            else:
-                yield from self._judge_pods(job)
-        if any(record_attempts(self.cluster, "chaos-deleted").values()):
-            yield "a subtask that had succeeded was run again"
+            if name not in records:
+                yield f"{name} has no plan on record"
+                continue
+            yield from judging.whole(job, records[name], lines)
+        ran = judging.runs(lines, DELETED)
+        if len(ran) != DELETED_PODS:
+            yield f"the subtasks of {DELETED} should have run once each, ran: {', '.join(ran)}"
+        if not self.until("the pods of ended jobs hold nothing", lambda: not self._held()):
+            yield from self._held()
 
-    def _judge_pods(self, job: Mapping[str, Any]) -> Iterator[str]:
-        """Every subtask has one succeeded pod of the attempt that counts, at most."""
-        name, uid = job["metadata"]["name"], job["metadata"]["uid"]
-        attempts = record_attempts(self.cluster, name)
-        seen: dict[str, int] = {}
-        for pod in self.items(f"{PODS}?labelSelector={names.LABEL_JOB_UID}%3D{uid}"):
-            labels, annotations = pod["metadata"]["labels"], pod["metadata"]["annotations"]
-            current = attempts.get(labels[names.LABEL_GROUP], 1)
-            if int(annotations[names.ANNOTATION_ATTEMPT]) == current and _phase(pod) == "Succeeded":
-                subtask = labels[names.LABEL_SUBTASK]
-                seen[subtask] = seen.get(subtask, 0) + 1
-        for subtask, count in seen.items():
-            if count > 1:
-                yield f"{name}: {subtask} has {count} accepted completions"
+    def _held(self) -> list[str]:
+        return [why for pod in self.items(PODS) if (why := judging.unsettled(pod))]
 
     def leftovers(self) -> Iterator[str]:
         """Delete the jobs and yield what is left of them."""
         self.cluster.kubectl("delete", "inferencejobs", "--all", "--wait=false")
-        self._until(lambda: not self.items(JOBS) and not self.items(PODS))
-        for path in (JOBS, PODS, f"/api/v1/configmaps?labelSelector={names.LABEL_PLAN}"):
-            for item in self.items(path):
-                yield f"left behind: {path} {item['metadata']['name']}"
+        if not self.until("nothing is left of the jobs", lambda: not self._left(), 90):
+            yield from self._left()
+        assumed = "evenkeel_extender_assumed_pods"
+        self.until(
+            "the extender reserves nothing",
+            lambda: attaching.metric(self.cluster, EXTENDER, assumed) == 0,
+        )
+
+    def _left(self) -> list[str]:
+        found = [(path, item) for path in (JOBS, PODS, PLANS) for item in self.items(path)]
+        return [f"left behind: {path} {item['metadata']['name']}" for path, item in found]
 
 
-def record_attempts(cluster: Cluster, job: str) -> Mapping[str, int]:
-    """Return the attempts on record of a job's groups."""
-    found = cluster.api.get(f"/api/v1/namespaces/default/configmaps/{plans.name(job)}")
-    return plans.decode(found["binaryData"][plans.KEY]).attempts
+def _bound(pod: Object) -> bool:
+    return bool(pod["spec"].get("nodeName"))
 
 
-def _phase(pod: Mapping[str, Any]) -> str:
-    return str(pod.get("status", {}).get("phase", ""))
+def _running(pod: Object) -> bool:
+    return bool(pod.get("status", {}).get("phase") == "Running")
 
 
-def _indexes(job: Mapping[str, Any]) -> Iterator[str]:
-    for part in ((job.get("status") or {}).get("completed") or "").split(","):
-        first, _, last = part.partition("-")
-        if first:
-            yield from (str(number) for number in range(int(first), int(last or first) + 1))
+def _succeeded(pod: Object) -> bool:
+    return bool(pod.get("status", {}).get("phase") == "Succeeded")
 
 
 def main() -> int:
     """Run the chaos; 0 when nothing is wrong."""
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--name", default=own("chaos"), help="of the sandbox; default %(default)s")
     parser.add_argument("--seed", type=int, default=None, help="default: another every time")
     options = parser.parse_args()
-    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
-    console = Console()
+    console = Console(markup=False)
+    try:
+        return _run(options.name, options.seed, console)
+    except SandboxError as error:
+        console.print(f"chaos: {error}", style="red", soft_wrap=True)
+        return 2
+
+
+def _run(name: str, seed: int | None, console: Console) -> int:
+    seed = random.SystemRandom().randrange(10**6) if seed is None else seed
     console.print(f"seed {seed}")
-    rack = racks.read((ROOT / "examples" / "servers.yaml").read_text(encoding="utf-8"))
+    root = checkout()
+    rack = racks.read((root / "examples" / "servers.yaml").read_text(encoding="utf-8"))
     spec = ClusterSpec(
-        nodes=default_nodes(ROOT / "kind-config.yaml"),
+        nodes=default_nodes(root / "kind-config.yaml"),
         simulated=described(rack),
         profiles=rack.profiles,
         timing=TIMINGS["fast"],
         evenkeel=True,
     )
-    cluster = Cluster.up("chaos", spec, shown(console))
+    cluster = Cluster.fresh(name, spec, shown(console))
     try:
-        draw = random.Random(seed)  # noqa: S311 - to be repeatable
-        chaos = Chaos(cluster, console, draw, tuple(node.name for node in spec.nodes))
+        nodes = tuple(node.name for node in cluster.state.nodes)
+        if not nodes:
+            raise SandboxError("there are no real nodes to break on this machine")
+        cluster.apply(cluster.workspace(CLAIM)["items"])
+        chaos = Chaos(cluster, console, seed, nodes)
         chaos.run()
-        wrong = [*chaos.judge(), *chaos.leftovers()]
+        wrong = [*chaos.judge(), *chaos.leftovers(), *chaos.ledger.wrong]
     finally:
         cluster.down()
     for line in wrong:
-        console.print(line, style="red")
-    console.print(f"{chaos.jobs + 1} jobs, {len(wrong)} things wrong", style="bold")
+        console.print(line, style="red", soft_wrap=True)
+    chaos.say(f"{chaos.submitted} jobs, {len(wrong)} things wrong")
     return 1 if wrong else 0
 
 

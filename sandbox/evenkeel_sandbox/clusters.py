@@ -34,7 +34,7 @@ from evenkeel_sandbox.failures import (
 )
 from evenkeel_sandbox.machines import Machine
 from evenkeel_sandbox.pki import Authority
-from evenkeel_sandbox.places import locked, sandboxes
+from evenkeel_sandbox.places import checkout, locked, sandboxes
 from evenkeel_sandbox.processes import Processes, Record
 from evenkeel_sandbox.progress import Progress
 from evenkeel_sandbox.simulated import SimulatedNode
@@ -83,6 +83,12 @@ class Cluster:
                 progress.say(f"Sandbox {name} was not shut down; removing what is left of it.")
                 _remove(name)
             return cls._make(name, _possible(spec, progress), progress)
+
+    @classmethod
+    def fresh(cls, name: str, spec: ClusterSpec, progress: Progress = _SILENT) -> Self:
+        """Return a sandbox that runs today's code and holds nothing: an older one is removed."""
+        down(name, progress)
+        return cls.up(name, spec, progress)
 
     @classmethod
     def open(cls, name: str = DEFAULT) -> Self:
@@ -400,6 +406,7 @@ def _allocate(name: str, spec: ClusterSpec, programs: Mapping[str, Path]) -> Sta
             nodes=spec.nodes,
             timing=spec.timing,
             binaries={program: str(path) for program, path in programs.items()},
+            checkout=str(checkout()),
         )
         states.write(state)
     return state

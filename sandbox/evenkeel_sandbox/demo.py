@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from evenkeel_kube import names, racks
+from evenkeel_kube import names, racks, statuses
 from evenkeel_sandbox.clusters import Cluster
 from evenkeel_sandbox.progress import shown
 from evenkeel_sandbox.simulated import described
@@ -51,34 +50,6 @@ class Outcome:
     actual: float | None
 
 
-def condition(job: Object, kind: str) -> str:
-    """Return the status of a condition of a job, ``Unknown`` where it is not set."""
-    conditions = job.get("status", {}).get("conditions", [])
-    return next((str(item["status"]) for item in conditions if item["type"] == kind), "Unknown")
-
-
-def state(job: Object) -> str:
-    """Return the one word that tells how far a job is."""
-    for kind in ("Succeeded", "Failed", "Running", "Scheduled", "Planned", "Accepted"):
-        if condition(job, kind) == "True":
-            return kind
-    return "Pending"
-
-
-def seconds(pod: Object) -> float | None:
-    """Return how long the containers of a pod ran, None while they do or before they did."""
-    ended = [
-        status["state"]["terminated"]
-        for status in pod.get("status", {}).get("containerStatuses", [])
-        if "terminated" in status.get("state", {})
-    ]
-    if not ended or any(not item.get("startedAt") for item in ended):
-        return None
-    start = min(datetime.fromisoformat(item["startedAt"]) for item in ended)
-    end = max(datetime.fromisoformat(item["finishedAt"]) for item in ended)
-    return (end - start).total_seconds()
-
-
 def _numbers(name: str) -> list[tuple[int, str]]:
     """Return what sorts names by the numbers in them, as people count."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in name.split("-")]
@@ -88,7 +59,7 @@ def outcomes(pods: Sequence[Object], time_scale: float) -> Iterator[Outcome]:
     """Yield what became of each subtask, in the order of their names."""
     for pod in sorted(pods, key=lambda pod: _numbers(str(pod["metadata"]["name"]))):
         metadata = pod["metadata"]
-        actual = seconds(pod)
+        actual = statuses.seconds(pod)
         yield Outcome(
             subtask=metadata["labels"][names.LABEL_SUBTASK],
             server=pod["spec"].get("nodeName", "-"),
@@ -131,7 +102,7 @@ def progress_table(jobs: Sequence[Object]) -> Table:
     for job in jobs:
         counts = job.get("status", {}).get("subtaskCounts", {})
         numbers = (str(counts.get(key, 0)) for key in ("waiting", "running", "succeeded", "failed"))
-        table.add_row(job["metadata"]["name"], state(job), *numbers)
+        table.add_row(job["metadata"]["name"], statuses.state(job), *numbers)
     return table
 
 
@@ -179,7 +150,7 @@ class Demo:
                         shown.add(job["metadata"]["name"])
                         live.console.print(plan_table(job))
                 live.update(Group(progress_table(jobs)))
-                ended = all(state(job) in ("Succeeded", "Failed") for job in jobs)
+                ended = all(statuses.state(job) in statuses.ENDED for job in jobs)
                 if (jobs and ended) or time.monotonic() > deadline:
                     return jobs
                 time.sleep(0.5)
@@ -233,7 +204,7 @@ def main() -> int:
         demo.apply()
         jobs = demo.follow()
         demo.show(jobs)
-    succeeded = [job["metadata"]["name"] for job in jobs if state(job) == "Succeeded"]
+    succeeded = [job["metadata"]["name"] for job in jobs if statuses.state(job) == "Succeeded"]
     console.print(
         f"{len(succeeded)} of {len(EXAMPLES)} jobs Succeeded in {time.monotonic() - started:.0f} s",
         style="bold green" if len(succeeded) == len(EXAMPLES) else "bold red",

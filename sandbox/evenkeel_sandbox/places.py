@@ -1,6 +1,7 @@
 """Where the sandbox keeps its files."""
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,16 @@ def sandboxes() -> Path:
     template, and those need one file system.
     """
     return cache() / "sandboxes"
+
+
+def checkout() -> Path:
+    """Return the source tree we run from."""
+    return Path(__file__).resolve().parents[2]
+
+
+def own(name: str) -> str:
+    """Return a sandbox's name that no other source tree uses: all of them share one cache."""
+    return f"{name}-{hashlib.sha256(str(checkout()).encode()).hexdigest()[:6]}"
 
 
 @contextmanager

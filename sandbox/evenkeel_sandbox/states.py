@@ -29,6 +29,8 @@ class State:
     nodes: tuple[RealNode, ...]
     timing: Timing
     binaries: Mapping[str, str] = field(default_factory=dict)
+    checkout: str = ""
+    """The source tree it was started from: several share a cache."""
 
     @property
     def subnet(self) -> Subnet:

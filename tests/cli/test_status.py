@@ -10,7 +10,7 @@ from evenkeel_cli import cluster, explain, following, printing, status
 from evenkeel_cli.plan import read_job, read_servers
 from evenkeel_core import planning
 from evenkeel_core.servers import Server
-from evenkeel_kube import names, plans, pods
+from evenkeel_kube import names, plans, pods, statuses
 
 JOB: dict[str, Any] = {
     "metadata": {
@@ -133,7 +133,7 @@ def test_what_keeps_subtasks_waiting_is_said_once(running: cluster.Running) -> N
 def test_a_job_without_a_plan_has_no_lines() -> None:
     job = {"metadata": JOB["metadata"], "spec": {}}
     assert following.lines(cluster.Running(job, None, {})) == []
-    assert following.state(job) == "Pending"
+    assert statuses.state(job) == "Pending"
 
 
 @pytest.mark.parametrize("command", [("status",), ("status", "x"), ("explain", "x")])

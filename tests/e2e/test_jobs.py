@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from evenkeel_core import planning, verifying
-from evenkeel_kube import jobs, names, nodes
-from evenkeel_operator import reporting
+from evenkeel_kube import jobs, names, nodes, statuses
 
 if TYPE_CHECKING:
     from conftest import Rack
@@ -217,7 +216,7 @@ def test_what_can_not_be_placed_says_so_and_starts_when_a_server_appears(
     rack.cluster.kubectl("label", "--overwrite", "node", *big, "test=late")
     job = rack.ends("late")
     assert rack.pods("late")[0]["spec"]["nodeName"] == big[0]
-    assert reporting.indexes(job["status"]["completed"]) == {0}
+    assert statuses.indexes(job["status"]["completed"]) == {0}
     rack.delete("late")
 
 
