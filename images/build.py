@@ -28,14 +28,14 @@ def main() -> int:
     )
     output = parser.parse_args().output
     output.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = Console(markup=False)
     for module in COMPONENTS:
         component = module.component()
         try:
             built = archive(component, shown(console))
         except SandboxError as error:
-            console.print(f"[red]Error:[/] {error}")
-            return 1
+            console.print(f"evenkeel: {error}", soft_wrap=True)
+            return 2
         name = component.tag.removeprefix("localhost/").replace("/", "-").replace(":", "-")
         shutil.copy(built, output / f"{name}.tar")
         console.print(f"{component.tag}  {output / f'{name}.tar'}", highlight=False)

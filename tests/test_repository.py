@@ -1,5 +1,6 @@
 """Guards of the repository's shape: what broke others' layouts must fail here first."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,3 +42,13 @@ def test_no_test_folder_is_a_package() -> None:
 def test_no_module_is_named_after_nothing(root: str) -> None:
     meaningless = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc"}
     assert {path.stem for path in (ROOT / root).rglob("*.py")} & meaningless == set()
+
+
+@pytest.mark.parametrize("root", [*SOURCE_ROOTS, "images"])
+def test_no_console_takes_brackets_of_others_for_markup(root: str) -> None:
+    made = [
+        (path.name, call)
+        for path in (ROOT / root).rglob("*.py")
+        for call in re.findall(r"\bConsole\(.*\)", path.read_text(encoding="utf-8"))
+    ]
+    assert [found for found in made if "markup=False" not in found[1]] == []

@@ -68,9 +68,9 @@ def _not_planned(found: cluster.Running, output: Output) -> None:
         printing.write_json({"job": found.job["metadata"]["name"], "conditions": reasons})
         return
     console = printing.console()
-    console.print(f"{found.job['metadata']['name']} has no plan.", markup=False)
+    console.print(f"{found.job['metadata']['name']} has no plan.")
     for item in reasons:
-        console.print(f"  {item['reason']}: {item.get('message', '')}", markup=False)
+        console.print(f"  {item['reason']}: {item.get('message', '')}")
     if not reasons:
         console.print("  Nothing has looked at it yet; is the operator running?")
 
@@ -170,11 +170,10 @@ def _one(
         return
     console = printing.console()
     where = f"on {line.server}" if line.server else f"planned for {line.planned}"
-    console.print(f"{subtask}: {line.state}, {where}: {why}.", markup=False)
+    console.print(f"{subtask}: {line.state}, {where}: {why}.")
     console.print(
         f"Utility {row.terms.utility:.3f}: cost {row.terms.cost:.3f}, transfers "
         f"{row.terms.edges:.3f}, load {row.terms.load:.3f}; predicted {row.seconds:.1f} s.",
-        markup=False,
     )
     console.print(
         printing.table(

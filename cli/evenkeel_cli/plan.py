@@ -125,14 +125,14 @@ def _print(made: "Plan", show: Show | None) -> None:
     if not made.feasible:
         console.print(f"{made.job} can't be placed.", style="bold")
         for refusal in made.refusals:
-            console.print(f"  {refusal.reason}: {refusal.message}", markup=False)
+            console.print(f"  {refusal.reason}: {refusal.message}")
             if refusal.remedy:
-                console.print(f"  What would help: {refusal.remedy}", markup=False)
+                console.print(f"  What would help: {refusal.remedy}")
         return
     rows = explaining.rows(made)
-    console.print(_summary(made), markup=False)
+    console.print(_summary(made))
     for note in made.graph.notes:
-        console.print(note, markup=False)
+        console.print(note)
     console.print(subtasks_table(rows[:ROWS]))
     if len(rows) > ROWS:
         console.print(f"… and {len(rows) - ROWS} more; --output json has all.\n")

@@ -29,10 +29,13 @@ WIDTH = 160
 
 
 def console() -> "Console":
-    """Return the console; output that is piped gets neither colours nor a narrow width."""
+    """Return the console; output that is piped gets neither colours nor a narrow width.
+
+    What is printed holds names and messages of others: brackets in them are no markup.
+    """
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> "Table":

@@ -191,12 +191,12 @@ def _compiled(module: Module, words: list[str]) -> Iterator[str]:
 
 def main() -> int:
     """Build what is missing, so that nothing later waits for it unawares."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     try:
         ensure(shown(console))
     except SandboxError as error:
-        console.print(f"[red]Error:[/] {error}", highlight=False)
-        return 1
+        console.print(f"evenkeel: {error}", highlight=False, soft_wrap=True)
+        return 2
     return 0
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, ParamSpec, TypeVar
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from evenkeel_kube import racks
 from evenkeel_kube.racks import InvalidServers, Rack
@@ -24,8 +25,10 @@ from evenkeel_sandbox.failures import SandboxError
 from evenkeel_sandbox.progress import shown
 
 app = typer.Typer(no_args_is_help=True, help="A real Kubernetes cluster on this machine.")
-_out = Console()
-_err = Console(stderr=True)
+_out = Console(markup=False)
+_err = Console(stderr=True, markup=False)
+TROUBLE = 2
+"""Exit status where there is no answer, as of the other commands of `evenkeel`."""
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -57,8 +60,8 @@ def _reported(command: Callable[_P, _R]) -> Callable[_P, _R]:
         try:
             return command(*args, **kwargs)
         except (SandboxError, ValueError) as error:
-            _err.print(f"[red]Error:[/] {error}", highlight=False)
-            raise typer.Exit(1) from None
+            _err.print(f"evenkeel: {error}", highlight=False, soft_wrap=True)
+            raise typer.Exit(TROUBLE) from None
 
     return run
 
@@ -198,7 +201,7 @@ def _show(cluster: Cluster, output: Output) -> None:
         caption=f"evenkeel sandbox logs{clusters.option(cluster.state.name)} PROCESS",
     )
     for process in summary["processes"]:
-        state = "[green]runs" if process["pid"] else "[red]dead"
+        state = Text("runs", "green") if process["pid"] else Text("dead", "red")
         table.add_row(process["name"], state, str(process["pid"] or ""))
     _out.print(table)
     if summary["problem"]:

@@ -197,7 +197,7 @@ def main() -> int:
     parser.add_argument("--name", default="demo", help="name of the sandbox")
     parser.add_argument("--keep", action="store_true", help="leave the cluster running")
     options = parser.parse_args()
-    console = Console()
+    console = Console(markup=False)
     started = time.monotonic()
     with cluster(options.name, console, keep=options.keep) as found:
         demo = Demo(found, console)

@@ -56,7 +56,7 @@ class Lines(Progress):
 
     def say(self, line: str) -> None:
         """Write the line, whole, whatever the width of what reads it."""
-        self._console.print(line, soft_wrap=True)
+        self._console.print(line, soft_wrap=True, markup=False)
 
 
 class _Tenths:
@@ -84,7 +84,7 @@ class Terminal(Progress):
     def _fresh(self) -> Bars:
         columns = (
             SpinnerColumn(finished_text="[green]✓"),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
         )
@@ -114,7 +114,7 @@ class Terminal(Progress):
 
     def say(self, line: str) -> None:
         """Print the line."""
-        self._console.print(line)
+        self._console.print(line, markup=False)
 
 
 class _Bar:

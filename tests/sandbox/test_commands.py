@@ -35,9 +35,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_cannot_be_done_is_one_line(cache: None, words: list[str]) -> None:
     result = run(app, words)
-    assert result.exit_code == 1
-    assert "Error:" in result.output
+    assert result.exit_code == 2
+    assert result.output.startswith("evenkeel: ")
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("name", ["[process]", "[/x]", "[red]"])
+def test_brackets_in_what_is_said_are_no_markup(cache: None, name: str) -> None:
+    for words in (["up", "--config", f"{name}.yaml"], ["up", "--servers", f"{name}.yaml"]):
+        result = run(app, words)
+        assert result.exit_code == 2
+        assert f"{name}.yaml" in result.output
 
 
 def test_the_remedy_names_the_sandbox_that_was_asked_for(cache: None) -> None:

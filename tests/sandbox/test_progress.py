@@ -27,3 +27,14 @@ def test_what_fails_is_not_said_to_be_done() -> None:
 
 def test_a_terminal_gets_bars() -> None:
     assert isinstance(shown(Console(force_terminal=True)), Terminal)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_brackets_are_no_markup(*, terminal: bool) -> None:
+    said = io.StringIO()
+    progress = shown(Console(file=said, force_terminal=terminal, color_system=None))
+    progress.say("see [/x]")
+    with progress.step("Building [process]"):
+        pass
+    assert "see [/x]" in said.getvalue()
+    assert "Building [process]" in said.getvalue()
