@@ -92,8 +92,10 @@ def parse_kind_config(config: Any, origin: str) -> tuple[RealNode, ...]:
     if not isinstance(config, dict) or config.get("kind") != "Cluster":
         raise SandboxError(f"{origin}: `kind` must be Cluster (see https://kind.sigs.k8s.io)")
     entries = config.get("nodes") or [{"role": "control-plane"}]
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise SandboxError(f"{origin}: `nodes` must be a list of mappings, each with a `role`")
     roles = [entry.get("role") for entry in entries]
-    if roles.count("control-plane") != 1 or set(roles) - {"control-plane", "worker"}:
+    if roles.count("control-plane") != 1 or any(role not in ROLES for role in roles):
         raise SandboxError(
             f"{origin}: `nodes` must have exactly one control-plane, and workers; has {roles}"
         )
@@ -101,17 +103,18 @@ def parse_kind_config(config: Any, origin: str) -> tuple[RealNode, ...]:
     if len(workers) > MOST_NODES:
         raise SandboxError(f"{origin}: at most {MOST_NODES} workers, has {len(workers)}")
     return tuple(
-        RealNode(f"worker-{number}", {str(k): str(v) for k, v in _labels(entry).items()})
+        RealNode(f"worker-{number}", {str(k): str(v) for k, v in _labels(entry, origin).items()})
         for number, entry in enumerate(workers, start=1)
     )
 
 
+ROLES = ("control-plane", "worker")
 MOST_NODES = 64
 """Real nodes on one machine; each takes some 200 MB."""
 
 
-def _labels(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+def _labels(entry: Mapping[str, Any], origin: str) -> Mapping[str, Any]:
     labels = entry.get("labels") or {}
     if not isinstance(labels, Mapping):
-        raise SandboxError("`nodes[].labels` must be a mapping")
+        raise SandboxError(f"{origin}: `nodes[].labels` must be a mapping")
     return labels

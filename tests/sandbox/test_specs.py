@@ -27,6 +27,10 @@ def test_labels_are_strings_whatever_yaml_makes_of_them() -> None:
     ("config", "named"),
     [
         (None, "`kind` must be Cluster"),
+        ({"kind": "Cluster", "nodes": 5}, "here: `nodes` must be a list of mappings"),
+        ({"kind": "Cluster", "nodes": ["worker"]}, "here: `nodes` must be a list of mappings"),
+        ({"kind": "Cluster", "nodes": {"role": "worker"}}, "here: `nodes` must be a list"),
+        ({"kind": "Cluster", "nodes": [{"role": ["worker"]}]}, "exactly one control-plane"),
         ({"kind": "Pod"}, "`kind` must be Cluster"),
         ({"kind": "Cluster", "nodes": [{"role": "worker"}]}, "exactly one control-plane"),
         ({"kind": "Cluster", "nodes": [{"role": "control-plane"}] * 2}, "exactly one"),
