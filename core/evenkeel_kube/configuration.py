@@ -4,7 +4,7 @@ import base64
 import os
 import ssl
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,10 @@ from typing import Any
 import yaml
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+FILES = frozenset({"certificate-authority", "client-certificate", "client-key", "tokenFile"})
+"""Keys of a kubeconfig that hold paths."""
+LISTS = ("clusters", "contexts", "users")
+"""Keys that hold lists of what has a name."""
 
 
 class ConfigurationError(Exception):
@@ -46,32 +50,72 @@ class Configuration:
 def load(path: Path | None = None) -> Configuration:
     """Return the configuration of a kubeconfig, of ``KUBECONFIG``, or of the pod we run in.
 
+    ``KUBECONFIG`` may name several files, as kubectl reads them: those that are not there are left
+    out, and what an earlier one defines a later one does not change.
+
     Raises
     ------
     ConfigurationError
         If there is none or it can't be used.
     """
-    stated = os.environ.get("KUBECONFIG")
-    named = path or (Path(stated) if stated else None)
-    if named is None and (SERVICE_ACCOUNT / "token").exists():
+    stated = [Path(part) for part in os.environ.get("KUBECONFIG", "").split(os.pathsep) if part]
+    named = [path] if path else stated
+    if not named and (SERVICE_ACCOUNT / "token").exists():
         return _in_cluster()
-    named = named or Path.home() / ".kube" / "config"
+    named = named or [Path.home() / ".kube" / "config"]
+    found = [file for file in named if file.exists()] or named[:1]
+    who = ", ".join(map(str, found))
+    contents = [_content(file) for file in found]
     try:
-        content = yaml.safe_load(named.read_text(encoding="utf-8"))
+        located = [_located(item, file.parent) for item, file in zip(contents, found, strict=True)]
+        return _from_kubeconfig(_merged(located))
+    except KeyError as error:
+        raise ConfigurationError(f"{who} is no kubeconfig: {error} is missing") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigurationError(f"{who} is no kubeconfig: {error}") from error
+    except OSError as error:  # a certificate that is not there, or is none: SSLError is one
+        raise ConfigurationError(f"{who} can't be used: {error}") from error
+
+
+def _content(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(
-            f"{named} can't be read ({error.strerror}); name a kubeconfig with --kubeconfig"
+            f"{file} can't be read ({error.strerror}); name a kubeconfig with --kubeconfig"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{named} is no YAML: {error}") from error
-    try:
-        return _from_kubeconfig(content, named.parent)
-    except KeyError as error:
-        raise ConfigurationError(f"{named} is no kubeconfig: {error} is missing") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ConfigurationError(f"{named} is no kubeconfig: {error}") from error
-    except OSError as error:  # a certificate that is not there, or is none: SSLError is one
-        raise ConfigurationError(f"{named} can't be used: {error}") from error
+        raise ConfigurationError(f"{file} is no YAML: {error}") from error
+
+
+def _located(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a kubeconfig whose paths, which are relative to its folder, are so no more."""
+
+    def placed(item: Mapping[str, Any], kind: str) -> dict[str, Any]:
+        held = dict(item.get(kind) or {})
+        for key in FILES & held.keys():
+            held[key] = str(folder / held[key]) if held[key] else held[key]
+        return {**item, kind: held}
+
+    found = dict(content)
+    for section, kind in (("clusters", "cluster"), ("users", "user")):
+        if section in content:
+            found[section] = [placed(item, kind) for item in content[section] or ()]
+    return found
+
+
+def _merged(contents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return one kubeconfig of several; the first to say a thing has the say."""
+    merged: dict[str, Any] = {}
+    for content in contents:
+        for key, value in content.items():
+            if key in LISTS and key in merged:
+                named = {item["name"] for item in merged[key]}
+                more = [item for item in value or () if item["name"] not in named]
+                merged[key] = [*merged[key], *more]
+            elif not merged.get(key):
+                merged[key] = value
+    return merged
 
 
 def _in_cluster() -> Configuration:
@@ -85,7 +129,7 @@ def _in_cluster() -> Configuration:
     )
 
 
-def _from_kubeconfig(content: Mapping[str, Any], folder: Path) -> Configuration:
+def _from_kubeconfig(content: Mapping[str, Any]) -> Configuration:
     context = _named(content["contexts"], content["current-context"])["context"]
     cluster = _named(content["clusters"], context["cluster"])["cluster"]
     user = _named(content["users"], context["user"])["user"] or {}
@@ -99,9 +143,9 @@ def _from_kubeconfig(content: Mapping[str, Any], folder: Path) -> Configuration:
     token_file = user.get("tokenFile")
     return Configuration(
         server,
-        _tls(cluster, user, folder) if server.startswith("https:") else None,
+        _tls(cluster, user) if server.startswith("https:") else None,
         token=user.get("token", ""),
-        token_file=folder / token_file if token_file else None,
+        token_file=Path(token_file) if token_file else None,
         namespace=context.get("namespace", "default"),
     )
 
@@ -113,14 +157,14 @@ def _named(items: Any, name: str) -> Any:
     raise ValueError(f"it names {name!r}, which it does not define")
 
 
-def _tls(cluster: Mapping[str, Any], user: Mapping[str, Any], folder: Path) -> ssl.SSLContext:
-    authority = _material(cluster, "certificate-authority", folder)
+def _tls(cluster: Mapping[str, Any], user: Mapping[str, Any]) -> ssl.SSLContext:
+    authority = _material(cluster, "certificate-authority")
     tls = ssl.create_default_context(cadata=authority.decode() if authority else None)
     if cluster.get("insecure-skip-tls-verify"):
         tls.check_hostname = False
         tls.verify_mode = ssl.CERT_NONE
-    certificate = _material(user, "client-certificate", folder)
-    key = _material(user, "client-key", folder)
+    certificate = _material(user, "client-certificate")
+    key = _material(user, "client-key")
     if certificate and key:
         # ssl takes a client certificate from a file only.
         with tempfile.NamedTemporaryFile() as pem:
@@ -130,9 +174,9 @@ def _tls(cluster: Mapping[str, Any], user: Mapping[str, Any], folder: Path) -> s
     return tls
 
 
-def _material(holder: Mapping[str, Any], name: str, folder: Path) -> bytes | None:
+def _material(holder: Mapping[str, Any], name: str) -> bytes | None:
     if holder.get(f"{name}-data"):
         return base64.b64decode(holder[f"{name}-data"])
     if holder.get(name):
-        return (folder / str(holder[name])).read_bytes()
+        return Path(holder[name]).read_bytes()
     return None

@@ -1,6 +1,7 @@
 """Kubeconfigs and service accounts, good and bad."""
 
 import base64
+import os
 import ssl
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,37 @@ def test_a_kubeconfig_says_where_and_who(write: Any, monkeypatch: pytest.MonkeyP
     assert found.authorization() == {"Authorization": "Bearer t"}
     monkeypatch.setenv("KUBECONFIG", str(file))
     assert load() == found
+
+
+def test_several_kubeconfigs_are_merged_as_kubectl_does(
+    write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first to define a thing has the say; paths are relative to the file they stand in."""
+    first = {"current-context": "c", "contexts": kubeconfig()["contexts"], "users": None}
+    second = kubeconfig({"tokenFile": "token"})
+    third = kubeconfig({"token": "of the third"}, server="http://127.0.0.1:3")
+    files = []
+    for name, content in (("a", first), ("b", second), ("c", third)):
+        (tmp_path / name).mkdir()
+        files.append(tmp_path / name / "config")
+        files[-1].write_text(yaml.safe_dump(content))
+    (tmp_path / "b" / "token").write_text("of the second")
+    monkeypatch.setenv(
+        "KUBECONFIG", os.pathsep.join(["", str(tmp_path / "none"), *map(str, files)])
+    )
+    found = load()
+    assert (found.server, found.namespace) == ("http://127.0.0.1:1", "ns")
+    assert found.authorization() == {"Authorization": "Bearer of the second"}
+    assert load(files[2]).authorization() == {"Authorization": "Bearer of the third"}
+
+
+def test_when_none_of_several_is_there_the_first_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [str(tmp_path / name) for name in "ab"]
+    monkeypatch.setenv("KUBECONFIG", os.pathsep.join(names))
+    with pytest.raises(ConfigurationError, match=f"{names[0]} can't be read"):
+        load()
 
 
 def test_a_user_may_have_nothing(write: Any) -> None:
