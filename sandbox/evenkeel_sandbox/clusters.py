@@ -81,7 +81,7 @@ class Cluster:
                 return cls(found).attached(spec, progress)
             if found or folder.exists():
                 progress.say(f"Sandbox {name} was not shut down; removing what is left of it.")
-                _remove(name)
+                _remove(name, progress)
             return cls._make(name, _possible(spec, progress), progress)
 
     @classmethod
@@ -377,7 +377,7 @@ def down(name: str, progress: Progress = _SILENT) -> bool:
         if not folder.exists():
             return False
         with progress.step(f"Removing sandbox {name}"):
-            _remove(name)
+            _remove(name, progress)
         return True
 
 
@@ -419,12 +419,17 @@ def _number(taken: Collection[int]) -> int:
     return number
 
 
-def _remove(name: str) -> None:
+def _remove(name: str, progress: Progress) -> None:
     """Undo everything on record, in the reverse order, skipping what is not there."""
     folder = states.folder(name)
     processes = Processes(folder / "processes")
     processes.settle()
-    state = states.read(name)
+    state = states.remains(name)
+    if state is None and (folder / "state.json").exists():
+        progress.say(
+            f"The record of sandbox {name} is not one of this release: its processes and files go; "
+            "links, network namespaces and control groups named evenkeelNNNN… may be left."
+        )
     nodes = Cluster(state).machines() if state else []
     for machine in nodes:
         cgroups.thaw(machine.name)  # the frozen do not die

@@ -17,6 +17,10 @@ class NoSuchSandboxError(SandboxError):
     """No sandbox of that name is there."""
 
 
+class ForeignRecordError(SandboxError):
+    """What is on record was not written by this release."""
+
+
 class UnreachableError(SandboxError):
     """The API server does not answer."""
 

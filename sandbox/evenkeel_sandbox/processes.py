@@ -72,6 +72,10 @@ class Record:
     """The boot it was started in: after another, the pid on record means nothing."""
 
 
+_FIELDS = tuple(Record.__dataclass_fields__)
+"""A newer release may have written more."""
+
+
 class Processes:
     """The processes of one sandbox, by name; names may have a folder: ``worker-1/kubelet``."""
 
@@ -86,7 +90,8 @@ class Processes:
     def record(self, name: str) -> Record:
         """Return what the process was started with."""
         try:
-            return Record(**json.loads(self._file(name, ".json").read_text()))
+            raw = json.loads(self._file(name, ".json").read_text())
+            return Record(**{key: raw[key] for key in _FIELDS if key in raw})
         except FileNotFoundError:
             known = ", ".join(self.names()) or "none"
             raise SandboxError(f"no process {name!r} in this sandbox; there are: {known}") from None

@@ -4,12 +4,14 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
+from evenkeel_sandbox.failures import ForeignRecordError
 from evenkeel_sandbox.networks import Network, Subnet
 from evenkeel_sandbox.places import sandboxes
-from evenkeel_sandbox.specs import RealNode, Timing
+from evenkeel_sandbox.specs import TIMINGS, RealNode, Timing
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,18}[a-z0-9])?")
 
@@ -91,18 +93,65 @@ def write(state: State) -> None:
 
 
 def read(name: str) -> State | None:
-    """Return the state on record, None where there is none."""
+    """Return the state on record, None where there is none.
+
+    Raises
+    ------
+    ForeignRecordError
+        If another release wrote it and left out what this one needs.
+    """
+    raw = _raw(name)
+    return None if raw is None else _state(name, raw)
+
+
+def remains(name: str) -> State | None:
+    """Return what is on record, however little, for `down`; None where that is next to nothing."""
+    try:
+        raw = _raw(name)
+        return None if raw is None else _state(name, {**_LEAST, **raw})
+    except ForeignRecordError:
+        return None
+
+
+_LEAST: Mapping[str, Any] = {
+    "address": "",
+    "network": None,
+    "ports": {},
+    "nodes": (),
+    "timing": asdict(TIMINGS["moderate"]),
+}
+"""What `down` can do without; without the number it can't know the names the kernel sees."""
+
+
+def _raw(name: str) -> Any:
     path = folder(name) / "state.json"
     try:
-        raw = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    raw["nodes"] = tuple(RealNode(**node) for node in raw["nodes"])
-    raw["timing"] = Timing(**raw["timing"])
-    return State(**raw)
+    except ValueError:
+        return {}
+
+
+def _state(name: str, raw: Any) -> State:
+    try:
+        nodes = tuple(RealNode(**known(RealNode, node)) for node in raw["nodes"])
+        timing = Timing(**known(Timing, raw["timing"]))
+        said = {**known(State, raw), "name": name, "nodes": nodes, "timing": timing}
+        return State(**said)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ForeignRecordError(
+            f"the record of sandbox {name} is not one of this release ({error}); remove the "
+            f"sandbox with `evenkeel sandbox down --name {name}`"
+        ) from None
+
+
+def known(kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a class has fields for: a newer release may have written more."""
+    return {field.name: raw[field.name] for field in fields(kind) if field.name in raw}
 
 
 def everyone() -> list[State]:
-    """Return the states of all sandboxes of this user, by name."""
+    """Return the states of all sandboxes of this user, by name, as far as they can be read."""
     names = sorted(path.parent.name for path in sandboxes().glob("*/state.json"))
-    return [state for name in names if valid(name) and (state := read(name))]
+    return [state for name in names if valid(name) and (state := remains(name))]

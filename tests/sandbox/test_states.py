@@ -1,12 +1,17 @@
 """What is on record is what was meant, and short enough for the kernel."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evenkeel_sandbox import clusters, states
 from evenkeel_sandbox.clusters import Cluster
-from evenkeel_sandbox.failures import NoSuchSandboxError
+from evenkeel_sandbox.failures import ForeignRecordError, NoSuchSandboxError
+from evenkeel_sandbox.processes import Processes, Record
+from evenkeel_sandbox.progress import Progress
 from evenkeel_sandbox.specs import TIMINGS, RealNode
 from evenkeel_sandbox.states import State
 
@@ -29,6 +34,64 @@ def test_a_state_survives_the_disk(cache: Path) -> None:
     states.write(_state())
     assert states.read("a") == _state()
     assert states.everyone() == [_state()]
+
+
+def _rewrite(cache: Path, name: str, change: Callable[[dict[str, Any]], object]) -> None:
+    path = states.folder(name) / "state.json"
+    raw = json.loads(path.read_text())
+    change(raw)
+    path.write_text(json.dumps(raw))
+
+
+def test_what_a_newer_release_wrote_beside_is_left_out(cache: Path) -> None:
+    states.write(_state())
+    for holder in (lambda raw: raw, lambda raw: raw["timing"], lambda raw: raw["nodes"][0]):
+        _rewrite(cache, "a", lambda raw, holder=holder: holder(raw).update(novelty=1))
+    assert states.read("a") == _state()
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        lambda raw: raw.pop("timing"),
+        lambda raw: raw.pop("nodes"),
+        lambda raw: raw.pop("number"),
+        lambda raw: raw["timing"].pop("grace"),
+        lambda raw: raw.update(timing=5),
+        lambda raw: raw.clear(),
+    ],
+)
+def test_a_record_of_another_release_stops_nobody_else_and_goes_down(
+    cache: Path, lost: Callable[[dict[str, Any]], object]
+) -> None:
+    for name in "ab":
+        states.write(_state(name))
+    _rewrite(cache, "a", lost)
+    with pytest.raises(ForeignRecordError, match="evenkeel sandbox down --name a"):
+        Cluster.open("a")
+    assert _state("b") in states.everyone()
+    process = Processes(states.folder("a") / "processes")
+    process.start("etcd", Record(("sleep", "60"), {}, str(cache / "log")))
+    running = process.identity("etcd")
+    assert running
+    assert clusters.down("a")
+    assert not running.alive
+    assert clusters.names() == ["b"]
+
+
+@pytest.mark.parametrize(("known", "lines"), [(True, 0), (False, 1)])
+def test_down_says_what_it_can_not_know(cache: Path, known: bool, lines: int) -> None:
+    said = []
+
+    class Heard(Progress):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    states.write(_state())
+    _rewrite(cache, "a", lambda raw: raw.pop("timing" if known else "number"))
+    assert {state.name for state in states.everyone()} == ({"a"} if known else set())
+    assert clusters.down("a", Heard())
+    assert len(said) == lines
 
 
 def test_links_fit_into_fifteen_characters() -> None:
