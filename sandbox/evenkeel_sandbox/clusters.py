@@ -5,6 +5,7 @@ import http.client
 import re
 import secrets
 import shutil
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -363,8 +364,13 @@ class Cluster:
                 self.apply(manifests.load(Path(__file__).parent / "rbac.yaml"))
 
     def _etcd_answers(self) -> bool:
+        pki = self.folder / "pki" / controlplane.STORE
+        context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
+        context.load_cert_chain(pki / "client.crt", pki / "client.key")
         with contextlib.closing(
-            http.client.HTTPConnection("127.0.0.1", self.state.ports["etcd"], timeout=5)
+            http.client.HTTPSConnection(
+                "127.0.0.1", self.state.ports["etcd"], timeout=5, context=context
+            )
         ) as connection:
             connection.request("GET", "/health")
             return connection.getresponse().status == http.client.OK

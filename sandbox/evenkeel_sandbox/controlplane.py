@@ -18,6 +18,8 @@ CLIENTS = {
     "extender": "evenkeel-extender",
 }
 """User name by file name; the first two have their roles built into the API server."""
+STORE = "etcd"
+"""Folder of the store's own authority, below that of the cluster's."""
 ETCD_PORTS = ("etcd", "etcd-peer")
 PORTS = (
     *ETCD_PORTS,
@@ -40,6 +42,10 @@ def issue(authority: Authority, state: State) -> None:
     authority.client("apiserver-kubelet", "kube-apiserver-kubelet-client", "system:masters")
     authority.client("front-proxy", "front-proxy-client")
     authority.key_pair("sa")
+    # An authority of its own: whoever reads and writes the store is beyond all authorisation.
+    store = Authority(authority.folder / STORE)
+    store.peer("server", "etcd", ["localhost", "127.0.0.1"])
+    store.client("client", "kube-apiserver-etcd-client")
     root = authority.folder.parent
     authority.kubeconfig(root / "kubeconfig", state.server, "admin")
     for file, user in CLIENTS.items():
@@ -58,7 +64,8 @@ def commands(state: State, root: Path) -> Iterator[tuple[str, list[str]]]:
 
 def etcd(state: State, root: Path) -> list[str]:
     """Return the store, which forgets at a power cut: so may a sandbox."""
-    client, peer = (f"http://127.0.0.1:{state.ports[name]}" for name in ETCD_PORTS)
+    client, peer = (f"https://127.0.0.1:{state.ports[name]}" for name in ETCD_PORTS)
+    pki = root / "pki" / STORE
     return [
         state.binaries["etcd"],
         f"--name={state.name}",
@@ -68,6 +75,17 @@ def etcd(state: State, root: Path) -> list[str]:
         f"--listen-peer-urls={peer}",
         f"--initial-advertise-peer-urls={peer}",
         f"--initial-cluster={state.name}={peer}",
+        # The loopback is everybody's on this machine, and the store holds every secret.
+        *(
+            f"--{kind}{flag}"
+            for kind in ("", "peer-")
+            for flag in (
+                "client-cert-auth",
+                f"trusted-ca-file={pki / 'ca.crt'}",
+                f"cert-file={pki / 'server.crt'}",
+                f"key-file={pki / 'server.key'}",
+            )
+        ),
         "--unsafe-no-fsync",
         "--quota-backend-bytes=8589934592",
         "--log-level=warn",
@@ -79,7 +97,10 @@ def api_server(state: State, root: Path) -> list[str]:
     pki = root / "pki"
     return [
         state.binaries["kube-apiserver"],
-        f"--etcd-servers=http://127.0.0.1:{state.ports['etcd']}",
+        f"--etcd-servers=https://127.0.0.1:{state.ports['etcd']}",
+        f"--etcd-cafile={pki / STORE / 'ca.crt'}",
+        f"--etcd-certfile={pki / STORE / 'client.crt'}",
+        f"--etcd-keyfile={pki / STORE / 'client.key'}",
         f"--secure-port={state.ports['kube-apiserver']}",
         f"--bind-address={state.address}",
         f"--advertise-address={state.address}",

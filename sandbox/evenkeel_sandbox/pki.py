@@ -47,13 +47,18 @@ class Authority:
 
     def client(self, file: str, name: str, organisation: str | None = None) -> None:
         """Issue a client certificate; the API server reads user and group from it."""
-        self._issue(file, name, organisation, ExtendedKeyUsageOID.CLIENT_AUTH, ())
+        self._issue(file, name, organisation, (ExtendedKeyUsageOID.CLIENT_AUTH,), ())
 
     def server(
         self, file: str, name: str, alternatives: Sequence[str], organisation: str | None = None
     ) -> None:
         """Issue a serving certificate for host names and addresses."""
-        self._issue(file, name, organisation, ExtendedKeyUsageOID.SERVER_AUTH, alternatives)
+        self._issue(file, name, organisation, (ExtendedKeyUsageOID.SERVER_AUTH,), alternatives)
+
+    def peer(self, file: str, name: str, alternatives: Sequence[str]) -> None:
+        """Issue a certificate for a server that is a client of its like, as etcd's members are."""
+        usages = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+        self._issue(file, name, None, usages, alternatives)
 
     def key_pair(self, name: str) -> None:
         """Make a bare key pair, for the tokens of service accounts."""
@@ -72,7 +77,7 @@ class Authority:
         file: str,
         name: str,
         organisation: str | None,
-        usage: x509.ObjectIdentifier,
+        usages: Sequence[x509.ObjectIdentifier],
         alternatives: Sequence[str],
     ) -> None:
         key = _new_key(self.folder / f"{file}.key")
@@ -85,7 +90,7 @@ class Authority:
             _builder(x509.Name(subject), key)
             .issuer_name(self._name)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(list(usages)), critical=False)
             .add_extension(issuer, critical=False)
         )
         if alternatives:

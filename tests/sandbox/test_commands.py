@@ -1,8 +1,11 @@
 """The command line says what it does and never shows a traceback."""
 
+import contextlib
+import http.client
 import json
 import os
 import signal
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +13,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from evenkeel_sandbox import machines
+from evenkeel_sandbox import controlplane, machines, states
 from evenkeel_sandbox.commands import app
+from evenkeel_sandbox.states import State
 
 run = CliRunner().invoke
 
@@ -70,6 +74,26 @@ def _soon(true: Callable[[], bool], seconds: float = 10.0) -> bool:
     return True
 
 
+def _store_is_shut(state: State | None) -> None:
+    """Nobody reads the store without a certificate of its own authority."""
+    assert state
+    pki = states.folder(state.name) / "pki"
+    for member in ("etcd", "etcd-peer"):
+        context = ssl.create_default_context(cafile=pki / controlplane.STORE / "ca.crt")
+        for stranger in (None, "admin"):
+            if stranger:
+                context.load_cert_chain(pki / f"{stranger}.crt", pki / f"{stranger}.key")
+            port = state.ports[member]
+            talk = http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=context)
+            with contextlib.closing(talk), pytest.raises(ssl.SSLError):
+                _version(talk)
+
+
+def _version(talk: http.client.HTTPSConnection) -> None:
+    talk.request("GET", "/version")
+    talk.getresponse()
+
+
 @pytest.mark.sandbox
 def test_from_up_to_down_without_root(
     monkeypatch: pytest.MonkeyPatch, sandbox_name: Callable[[str], str]
@@ -82,6 +106,7 @@ def test_from_up_to_down_without_root(
     summary = json.loads(up.stdout)
     assert [node["kind"] for node in summary["nodes"]] == ["simulated"] * 3
     assert all(process["pid"] for process in summary["processes"])
+    _store_is_shut(states.read(name[1]))
     again = run(app, ["up", *name])
     assert "up already" in again.stderr
     config = Path(run(app, ["kubeconfig", *name]).stdout.strip())

@@ -5,6 +5,7 @@ import json
 import ssl
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
@@ -22,6 +23,25 @@ def test_a_server_is_trusted_under_each_of_its_names(tmp_path: Path) -> None:
     server.load_cert_chain(tmp_path / "api.crt", tmp_path / "api.key")
     for name in ("localhost", "10.231.0.1"):
         assert _handshake(server, ssl.create_default_context(cafile=tmp_path / "ca.crt"), name)
+
+
+def test_a_store_lets_in_whom_its_own_authority_knows(tmp_path: Path) -> None:
+    authority, store = Authority(tmp_path), Authority(tmp_path / "store")
+    authority.client("admin", "admin", "system:masters")
+    store.peer("server", "etcd", ["127.0.0.1"])
+    store.client("client", "api")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "store/server.crt", tmp_path / "store/server.key")
+    server.load_verify_locations(tmp_path / "store/ca.crt")
+    server.verify_mode = ssl.CERT_REQUIRED
+    for file, known in (("store/client", True), ("store/server", True), ("admin", False)):
+        client = ssl.create_default_context(cafile=tmp_path / "store/ca.crt")
+        client.load_cert_chain(tmp_path / f"{file}.crt", tmp_path / f"{file}.key")
+        if known:
+            assert _handshake(server, client, "127.0.0.1")
+        else:
+            with pytest.raises(ssl.SSLError):
+                _handshake(server, client, "127.0.0.1")
 
 
 def _handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> bool:
