@@ -36,7 +36,7 @@ from evenkeel_sandbox.specs import TIMINGS, ClusterSpec, default_nodes
 
 KILLS = 20
 OUTAGES = 5
-"""Of each kind; the last of each is long."""
+"""Of each kind; the first of each is long."""
 PATIENCE = 240.0
 """Seconds the jobs get to end once the last thing was broken."""
 LOST = 120.0
@@ -178,9 +178,10 @@ class Chaos:
 
     # Breaking Evenkeel
 
-    def kill(self, process: str, pause: float) -> None:
-        """Kill a process at its work and start it again a little later."""
+    def kill(self, process: str, after: float, pause: float) -> None:
+        """Let a process work for so many seconds, kill it and start it again a little later."""
         self.until(f"{process} works", lambda: self._works(process), 90)
+        time.sleep(after)
         if not self.cluster.processes.kill(process):
             self.ledger.wrong.append(f"{process} was dead when it was to be killed")
         time.sleep(pause)
@@ -200,8 +201,7 @@ class Chaos:
         order = [OPERATOR, EXTENDER] * (KILLS // 2)
         draw.shuffle(order)
         for number, process in enumerate(order, start=1):
-            time.sleep(draw.uniform(0.5, 4))
-            self.kill(process, draw.uniform(0, 2))
+            self.kill(process, draw.uniform(0.2, 6), draw.uniform(0, 2))
             ended, total = self.ended()
             self.say(f"kill -9 {process} ({number} of {KILLS}); {ended} of {total} jobs have ended")
             if number % 3 == 0:
@@ -249,7 +249,7 @@ class Chaos:
         kinds = (("kubelet killed", self.without_kubelet), ("node frozen", self.frozen))
         for number, (what, broken) in itertools.product(range(1, OUTAGES + 1), kinds):
             told = f"{what} ({number} of {OUTAGES})"
-            if number == OUTAGES:
+            if number == 1:
                 self._lose(told, broken)
             else:
                 node, seconds = draw.choice(self.nodes), draw.uniform(3, 12)
@@ -262,7 +262,7 @@ class Chaos:
         """Break a node under a task that may be retried, until it is given up."""
         name = f"lost-{told.partition(' ')[0]}"
         self.submit(name, {"tasks": [_task("only", 1, seconds=15, retryOnNodeLoss=True)]})
-        if not self.until(f"{name} runs", lambda: any(map(_running, self.pods(name))), 90):
+        if not self.until(f"{name} runs", lambda: any(map(_running, self.pods(name))), 150):
             return
         node = self.pods(name)[0]["spec"]["nodeName"]
         self.say(f"{told}: {node} under {name}, until it is given up")
