@@ -47,6 +47,6 @@ crds:
 chaos: binaries ## Kill operator, extender, kubelets at random moments of a running demo
 	@$(RUN) python -m evenkeel_sandbox.chaos
 
-clean: ## Stop every sandbox and remove what the tools left in the work tree
-	@$(RUN) evenkeel sandbox down --all || true
+clean: ## Stop this checkout's sandboxes and remove what the tools left in it
+	@$(RUN) evenkeel sandbox down --mine || true
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

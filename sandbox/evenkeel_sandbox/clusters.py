@@ -78,7 +78,8 @@ class Cluster:
             spec = spec or ClusterSpec()
             found = states.read(name)
             if found and cls(found).running:
-                progress.say(f"Sandbox {name} is up already.")
+                whose = "" if found.checkout == str(checkout()) else _started_from(found)
+                progress.say(f"Sandbox {name} is up already{whose}.")
                 return cls(found).attached(spec, progress)
             if found or folder.exists():
                 progress.say(f"Sandbox {name} was not shut down; removing what is left of it.")
@@ -87,7 +88,19 @@ class Cluster:
 
     @classmethod
     def fresh(cls, name: str, spec: ClusterSpec, progress: Progress = _SILENT) -> Self:
-        """Return a sandbox that runs today's code and holds nothing: an older one is removed."""
+        """Return a sandbox that runs today's code and holds nothing: an older one is removed.
+
+        Raises
+        ------
+        SandboxError
+            If another checkout's sandbox runs under that name.
+        """
+        found = states.remains(name)
+        if found and found.checkout not in ("", str(checkout())) and cls(found).running:
+            raise SandboxError(
+                f"sandbox {name} was started from {found.checkout}: choose another --name, or "
+                f"remove it with `evenkeel sandbox down{option(name)}`"
+            )
         down(name, progress)
         return cls.up(name, spec, progress)
 
@@ -385,6 +398,16 @@ def down(name: str, progress: Progress = _SILENT) -> bool:
         with progress.step(f"Removing sandbox {name}"):
             _remove(name, progress)
         return True
+
+
+def _started_from(state: State) -> str:
+    return f", started from {state.checkout or 'an unknown place'}"
+
+
+def mine() -> list[str]:
+    """Return the names of the sandboxes that were started from this checkout."""
+    found = ((name, states.remains(name)) for name in names())
+    return [name for name, state in found if state and state.checkout == str(checkout())]
 
 
 def names() -> list[str]:

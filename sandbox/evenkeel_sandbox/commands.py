@@ -113,9 +113,12 @@ def up(
 def down(
     name: Name = clusters.DEFAULT,
     everything: Annotated[bool, typer.Option("--all", help="every sandbox")] = False,
+    mine: Annotated[
+        bool, typer.Option("--mine", help="every sandbox started from this checkout")
+    ] = False,
 ) -> None:
     """Stop a sandbox and remove all of it, whatever happened to it."""
-    names = clusters.names() if everything else [name]
+    names = clusters.names() if everything else clusters.mine() if mine else [name]
     for each in names:
         if not clusters.down(each, shown(_err)):
             _err.print(f"There is no sandbox {each}.")

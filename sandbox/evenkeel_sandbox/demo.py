@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -22,12 +21,16 @@ from rich.table import Table
 
 from evenkeel_kube import names, racks, statuses
 from evenkeel_sandbox.clusters import Cluster
+from evenkeel_sandbox.failures import SandboxError
+from evenkeel_sandbox.places import checkout, own
 from evenkeel_sandbox.progress import shown
 from evenkeel_sandbox.simulated import described
 from evenkeel_sandbox.specs import ClusterSpec, default_nodes
 
-ROOT = Path(__file__).parents[2]
+ROOT = checkout()
 EXAMPLES = ("llama-8b-batch", "llama-70b-pipeline", "dag")
+REAL = ("dag",)
+"""Examples of real containers, which simulated nodes do not run."""
 SERVERS = ROOT / "examples" / "servers.yaml"
 TIMEOUT = 300.0
 """Seconds until the demo gives up; a warm run takes a fifth of it."""
@@ -118,12 +121,20 @@ def outcome_table(job: Object, pods: Sequence[Object]) -> Table:
     return table
 
 
+def possible(examples: Sequence[str], *, real: bool) -> tuple[str, ...]:
+    """Return the examples that can run, with real nodes or without."""
+    return tuple(example for example in examples if real or example not in REAL)
+
+
 class Demo:
     """The demo on one cluster."""
 
     def __init__(self, cluster: Cluster, console: Console) -> None:
         self.cluster = cluster
         self.console = console
+        self.examples = possible(EXAMPLES, real=bool(cluster.state.nodes))
+        for example in sorted(set(EXAMPLES) - set(self.examples)):
+            console.print(f"{example} is left out: its containers need real nodes.")
 
     def get(self, kind: str, *options: str) -> list[dict[str, Any]]:
         """Return the objects of a kind in the default namespace."""
@@ -133,7 +144,7 @@ class Demo:
 
     def apply(self) -> None:
         """Apply the examples, as a user would."""
-        for example in EXAMPLES:
+        for example in self.examples:
             path = ROOT / "examples" / f"{example}.yaml"
             self.console.print(f"$ kubectl apply -f examples/{path.name}")
             self.console.print(self.cluster.kubectl("apply", "-f", str(path)).strip(), style="dim")
@@ -161,6 +172,10 @@ class Demo:
         for job in jobs:
             selector = f"{names.LABEL_JOB_UID}={job['metadata']['uid']}"
             self.console.print(outcome_table(job, self.get("pods", "-l", selector)))
+        if set(REAL) <= set(self.examples):
+            self._show_result()
+
+    def _show_result(self) -> None:
         result = self.cluster.volume(CLAIM) / "result.txt"
         if not result.exists():
             self.console.print(f"the DAG left no result file {result}", style="red")
@@ -178,38 +193,48 @@ def cluster(name: str, console: Console, *, keep: bool) -> Iterator[Cluster]:
     spec = ClusterSpec(
         nodes=nodes, simulated=described(rack), profiles=rack.profiles, evenkeel=True
     )
-    found = Cluster.up(name, spec, shown(console))
+    found = Cluster.fresh(name, spec, shown(console))
     try:
         found.kubectl("apply", "-f", "-", stdin=json.dumps(found.workspace(CLAIM)))
         yield found
     finally:
         if keep:
             console.print(
-                f"kept: KUBECONFIG={found.kubeconfig} (evenkeel sandbox down --name {name})"
+                f"kept until the next demo: KUBECONFIG={found.kubeconfig} "
+                f"(evenkeel sandbox down --name {name})"
             )
         else:
             found.down()
 
 
 def main() -> int:
-    """Run the demo; 0 when every job succeeded."""
+    """Run the demo; 0 when every job succeeded, 2 when there is no cluster to run it on."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--name", default="demo", help="name of the sandbox")
+    parser.add_argument("--name", default=own("demo"), help="of the sandbox; default %(default)s")
     parser.add_argument("--keep", action="store_true", help="leave the cluster running")
     options = parser.parse_args()
     console = Console(markup=False)
+    try:
+        return _run(options.name, console, keep=options.keep)
+    except SandboxError as error:
+        console.print(f"demo: {error}", style="red", soft_wrap=True)
+        return 2
+
+
+def _run(name: str, console: Console, *, keep: bool) -> int:
     started = time.monotonic()
-    with cluster(options.name, console, keep=options.keep) as found:
+    with cluster(name, console, keep=keep) as found:
         demo = Demo(found, console)
         demo.apply()
         jobs = demo.follow()
         demo.show(jobs)
     succeeded = [job["metadata"]["name"] for job in jobs if statuses.state(job) == "Succeeded"]
     console.print(
-        f"{len(succeeded)} of {len(EXAMPLES)} jobs Succeeded in {time.monotonic() - started:.0f} s",
-        style="bold green" if len(succeeded) == len(EXAMPLES) else "bold red",
+        f"{len(succeeded)} of {len(demo.examples)} jobs Succeeded in "
+        f"{time.monotonic() - started:.0f} s",
+        style="bold green" if len(succeeded) == len(demo.examples) else "bold red",
     )
-    return 0 if len(succeeded) == len(EXAMPLES) else 1
+    return 0 if len(succeeded) == len(demo.examples) else 1
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 
 from evenkeel_kube import names, plans, racks
 from evenkeel_sandbox.clusters import Cluster
+from evenkeel_sandbox.places import own
 from evenkeel_sandbox.simulated import SimulatedNode, described
 from evenkeel_sandbox.specs import TIMINGS, ClusterSpec, default_nodes
 
@@ -138,7 +139,7 @@ def rack() -> Iterator[Rack]:
         timing=TIMINGS["moderate"],
         evenkeel=True,
     )
-    cluster = Cluster.up("e2e", spec)
+    cluster = Cluster.fresh(own("e2e"), spec)
     try:
         yield Rack(cluster)
     finally:

@@ -1,5 +1,6 @@
 """What is on record is what was meant, and short enough for the kernel."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from evenkeel_sandbox import clusters, states
+from evenkeel_sandbox import clusters, places, states
 from evenkeel_sandbox.clusters import Cluster
-from evenkeel_sandbox.failures import ForeignRecordError, NoSuchSandboxError
+from evenkeel_sandbox.failures import ForeignRecordError, NoSuchSandboxError, SandboxError
 from evenkeel_sandbox.processes import Processes, Record
 from evenkeel_sandbox.progress import Progress
-from evenkeel_sandbox.specs import TIMINGS, RealNode
+from evenkeel_sandbox.specs import TIMINGS, ClusterSpec, RealNode
 from evenkeel_sandbox.states import State
 
 
@@ -139,4 +140,28 @@ def test_what_no_sandbox_can_be_called_is_none(cache: Path) -> None:
     """A stranger's folder among them does not stop `down --all`."""
     (states.folder("a")).mkdir(parents=True)
     (states.folder("a").parent / "not_ours").mkdir()
+    assert clusters.names() == ["a"]
+
+
+def test_a_checkout_has_names_and_sandboxes_of_its_own(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache is shared: `make clean` and `make demo` of another checkout leave ours alone."""
+    ours = places.own("demo")
+    assert states.valid(ours)
+    states.write(dataclasses.replace(_state("ours"), checkout=str(places.checkout())))
+    states.write(_state("of-another-release"))
+    assert clusters.mine() == ["ours"]
+    monkeypatch.setattr(places, "__file__", str(cache / "x" / "y" / "z.py"))
+    assert places.own("demo") != ours
+    assert clusters.mine() == []
+
+
+def test_nobody_elses_running_sandbox_is_replaced(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states.write(dataclasses.replace(_state(), checkout="/elsewhere"))
+    monkeypatch.setattr(Cluster, "running", True)
+    with pytest.raises(SandboxError, match="started from /elsewhere: choose another --name"):
+        Cluster.fresh("a", ClusterSpec())
     assert clusters.names() == ["a"]
