@@ -108,12 +108,21 @@ async def running(api: "Client", namespace: str, name: str) -> Running:
     record = None
     try:
         held = await api.get(client.path("v1", "configmaps", namespace, plans.name(name)))
-        record = plans.decode(held["binaryData"][plans.KEY])
+        if belongs(held, found):
+            record = plans.decode(held["binaryData"][plans.KEY])
     except client.NotFound:
         pass  # there is no plan yet
     except (plans.RecordError, KeyError) as error:
         raise Failure(f"the plan of {name} on record can't be read: {error}") from None
     return Running(found, record, {pod["metadata"]["name"]: pod for pod in pods})
+
+
+def belongs(held: Object, job: Object) -> bool:
+    """Tell whether a plan is that of a job, and not of one that had its name before."""
+    from evenkeel_kube import names
+
+    labels = held["metadata"].get("labels") or {}
+    return bool(labels.get(names.LABEL_JOB_UID) == job["metadata"]["uid"])
 
 
 async def servers(api: "Client") -> "list[Server]":

@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
@@ -116,12 +117,17 @@ def down(
     mine: Annotated[
         bool, typer.Option("--mine", help="every sandbox started from this checkout")
     ] = False,
+    output: Format = Output.table,
 ) -> None:
     """Stop a sandbox and remove all of it, whatever happened to it."""
     names = clusters.names() if everything else clusters.mine() if mine else [name]
-    for each in names:
-        if not clusters.down(each, shown(_err)):
-            _err.print(f"There is no sandbox {each}.")
+    removed = [each for each in names if clusters.down(each, shown(_err))]
+    absent = [each for each in names if each not in removed]
+    if output is Output.json:
+        _write({"removed": removed, "absent": absent})
+        return
+    for each in absent:
+        _err.print(f"There is no sandbox {each}.")
 
 
 @app.command()
@@ -138,18 +144,30 @@ def logs(
     name: Name = clusters.DEFAULT,
     follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
     lines: Annotated[int, typer.Option("--tail", min=0)] = 100,
+    output: Format = Output.table,
 ) -> None:
     """Show what a process of the sandbox said."""
+    if follow and output is Output.json:
+        raise SandboxError("--follow has no end that JSON could have; leave --output json out")
     log = Cluster.open(name).processes.record(process).log
+    if output is Output.json:
+        with Path(log).open(encoding="utf-8", errors="replace") as file:
+            said = [line.rstrip("\n") for line in deque(file, maxlen=lines)]
+        _write({"process": process, "log": log, "lines": said})
+        return
     argv = ["tail", "-n", str(lines), *(["-F"] if follow else []), log]
     raise typer.Exit(subprocess.run(argv, check=False).returncode)
 
 
 @app.command()
 @_reported
-def kubeconfig(name: Name = clusters.DEFAULT) -> None:
+def kubeconfig(name: Name = clusters.DEFAULT, output: Format = Output.table) -> None:
     """Print the path of the administrator's kubeconfig."""
-    sys.stdout.write(f"{Cluster.open(name).kubeconfig}\n")
+    path = str(Cluster.open(name).kubeconfig)
+    if output is Output.json:
+        _write({"name": name, "kubeconfig": path})
+    else:
+        sys.stdout.write(f"{path}\n")
 
 
 @app.command()
@@ -157,11 +175,15 @@ def kubeconfig(name: Name = clusters.DEFAULT) -> None:
 def volume(
     claim: Annotated[str, typer.Argument(help="name of the PersistentVolumeClaim")],
     name: Name = clusters.DEFAULT,
+    output: Format = Output.table,
 ) -> None:
     """Provide a claim in namespace default: a folder that all real nodes share."""
     cluster = Cluster.open(name)
     said = cluster.kubectl("apply", "-f", "-", stdin=json.dumps(cluster.workspace(claim)))
-    sys.stdout.write(said)
+    if output is Output.json:
+        _write({"name": name, "claim": claim, "folder": str(cluster.volume(claim))})
+    else:
+        sys.stdout.write(said)
 
 
 @app.command("exec", context_settings={"ignore_unknown_options": True})
@@ -182,6 +204,10 @@ def execute(
     os.execve(program, command, environment)  # noqa: S606 - the user's own command, as given
 
 
+def _write(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
 def _servers(path: Path) -> Rack:
     try:
         return racks.read(path.read_text())
@@ -194,7 +220,7 @@ def _servers(path: Path) -> Rack:
 def _show(cluster: Cluster, output: Output) -> None:
     summary = cluster.summary()
     if output is Output.json:
-        sys.stdout.write(json.dumps(summary, indent=2) + "\n")
+        _write(summary)
         return
     table = Table(
         "process",

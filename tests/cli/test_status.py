@@ -1,5 +1,6 @@
 """`evenkeel status` and `explain`: what they say of a job, from its objects."""
 
+import asyncio
 import copy
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,25 @@ def test_options_that_contradict_are_refused(
     answer = run(*arguments)
     assert answer.status == 2
     assert said in answer.error
+
+
+def test_the_plan_of_an_older_job_of_that_name_is_not_shown(running: cluster.Running) -> None:
+    assert running.record
+    job = {**JOB, "metadata": {**JOB["metadata"], "uid": "new"}}
+    held = plans.manifest(job, running.record)
+    assert cluster.belongs(held, job)
+    held["metadata"]["labels"][names.LABEL_JOB_UID] = "old"
+    objects = {"inferencejobs": job, "configmaps": held}
+
+    class Api:
+        async def get(self, path: str) -> Any:
+            return objects[path.rpartition("/")[0].rpartition("/")[2]]
+
+        async def list(self, *_: Any) -> Any:
+            return [], "1"
+
+    found = asyncio.run(cluster.running(Api(), "default", JOB["metadata"]["name"]))  # type: ignore[arg-type]
+    assert found.record is None
+    held["metadata"]["labels"][names.LABEL_JOB_UID] = "new"
+    found = asyncio.run(cluster.running(Api(), "default", JOB["metadata"]["name"]))  # type: ignore[arg-type]
+    assert found.record == running.record

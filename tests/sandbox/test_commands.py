@@ -62,6 +62,9 @@ def test_the_remedy_names_the_sandbox_that_was_asked_for(cache: None) -> None:
 def test_down_of_nothing_is_fine(cache: None) -> None:
     assert run(app, ["down"]).exit_code == 0
     assert run(app, ["down", "--all"]).exit_code == 0
+    assert run(app, ["down", "--mine"]).exit_code == 0
+    said = json.loads(run(app, ["down", "--name", "none", "--output", "json"]).stdout)
+    assert said == {"removed": [], "absent": ["none"]}
 
 
 def _soon(true: Callable[[], bool], seconds: float = 10.0) -> bool:
@@ -112,6 +115,13 @@ def test_from_up_to_down_without_root(
     config = Path(run(app, ["kubeconfig", *name]).stdout.strip())
     assert config.is_file()
     assert run(app, ["logs", *name, "etcd"]).exit_code == 0
+    said = json.loads(run(app, ["logs", *name, "etcd", "--tail", "2", "-o", "json"]).stdout)
+    assert (said["process"], len(said["lines"]) <= 2) == ("etcd", True)
+    assert run(app, ["logs", *name, "etcd", "-f", "-o", "json"]).exit_code == 2
+    said = json.loads(run(app, ["kubeconfig", *name, "-o", "json"]).stdout)
+    assert said == {"name": name[1], "kubeconfig": str(config)}
+    said = json.loads(run(app, ["volume", *name, "kept", "-o", "json"]).stdout)
+    assert (said["claim"], Path(said["folder"]).is_dir()) == ("kept", True)
     assert "no process 'x'" in run(app, ["logs", *name, "x"]).output
     assert "etcd" in run(app, ["status", *name]).stdout
     pids = {process["name"]: process["pid"] for process in summary["processes"]}
@@ -120,5 +130,6 @@ def test_from_up_to_down_without_root(
     assert broken.exit_code == 0
     assert "The nodes are not known" in broken.stdout
     assert _soon(lambda: "dead" in run(app, ["status", *name]).stdout)
-    assert run(app, ["down", *name]).exit_code == 0
+    gone = json.loads(run(app, ["down", *name, "--output", "json"]).stdout)
+    assert gone == {"removed": [name[1]], "absent": []}
     assert not config.exists()
