@@ -135,3 +135,15 @@ async def servers(api: "Client") -> "list[Server]":
     except client.NotFound:
         profiles = []
     return nodes.servers(found, profiles)
+
+
+async def all_pods(api: "Client") -> list[Object] | None:
+    """Return the live pods of all namespaces, None where we may not see them."""
+    from evenkeel_kube import client
+
+    live = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
+    try:
+        found, _ = await api.list(client.path("v1", "pods"), live)
+    except client.Forbidden:
+        return None
+    return found

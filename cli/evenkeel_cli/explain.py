@@ -10,9 +10,7 @@ from evenkeel_cli.failing import NOT_PLACED, Failure, reported
 from evenkeel_cli.printing import Format, Output
 
 if TYPE_CHECKING:
-    from evenkeel_cli.following import Line
-    from evenkeel_core.plans import Plan
-    from evenkeel_core.servers import Server
+    from evenkeel_cli.elsewhere import Seen
     from evenkeel_kube.client import Client
 
 ALTERNATIVES = 16
@@ -46,17 +44,25 @@ def explain(
     if extender is not None and subtask is None:
         raise Failure("--extender explains one subtask; name it after the job")
 
-    async def question(api: "Client", own: str) -> tuple[cluster.Running, list["Server"]]:
-        return await cluster.running(api, own, job), await cluster.servers(api)
+    async def question(api: "Client", own: str) -> tuple[cluster.Running, "Seen"]:
+        return await cluster.running(api, own, job), await _seen(api)
 
-    found, servers = cluster.ask(kubeconfig, namespace, question)
+    found, seen = cluster.ask(kubeconfig, namespace, question)
     if found.record is None:
         _not_planned(found, output)
         raise typer.Exit(NOT_PLACED)
     if subtask is None:
-        _whole(found, servers, output)
+        _whole(found, seen, output)
     else:
-        _one(found, servers, subtask, extender, output)
+        _one(found, seen, subtask, extender, output)
+
+
+async def _seen(api: "Client") -> "Seen":
+    from evenkeel_cli import elsewhere
+
+    servers = {server.name: server for server in await cluster.servers(api)}
+    found = await cluster.all_pods(api)
+    return elsewhere.Seen(servers, None if found is None else elsewhere.holders(found))
 
 
 def _not_planned(found: cluster.Running, output: Output) -> None:
@@ -75,15 +81,15 @@ def _not_planned(found: cluster.Running, output: Output) -> None:
         console.print("  Nothing has looked at it yet; is the operator running?")
 
 
-def _whole(found: cluster.Running, servers: "list[Server]", output: Output) -> None:
-    from evenkeel_cli import following
+def _whole(found: cluster.Running, seen: "Seen", output: Output) -> None:
+    from evenkeel_cli import elsewhere, following
     from evenkeel_cli.plan import subtasks_table
     from evenkeel_core import explaining
 
     assert found.record is not None  # noqa: S101 - the caller has looked
     plan = found.record.plan
-    elsewhere = following.deviations(following.lines(found))
-    reasons = {line.subtask: why_elsewhere(plan, line, servers) for line in elsewhere}
+    deviations = following.deviations(following.lines(found))
+    reasons = {line.subtask: elsewhere.why(found, line, seen) for line in deviations}
     if output is Output.json:
         document = explaining.document(plan)
         document["deviations"] = [
@@ -93,7 +99,7 @@ def _whole(found: cluster.Running, servers: "list[Server]", output: Output) -> N
                 "server": line.server,
                 "why": reasons[line.subtask],
             }
-            for line in elsewhere
+            for line in deviations
         ]
         printing.write_json(document)
         return
@@ -101,43 +107,20 @@ def _whole(found: cluster.Running, servers: "list[Server]", output: Output) -> N
     for note in plan.graph.notes:
         console.print(note, markup=False)
     console.print(subtasks_table(explaining.rows(plan)))
-    if elsewhere:
+    if deviations:
         console.print("Not where the plan wanted them:")
-        for line in elsewhere:
+        for line in deviations:
             console.print(f"  {line.subtask} is on {line.server}: {reasons[line.subtask]}")
-
-
-def why_elsewhere(plan: "Plan", line: "Line", servers: "list[Server]") -> str:
-    """Return why a subtask is not on its planned server, as far as can be seen now."""
-    from evenkeel_core import checks, explaining
-
-    found = {item.server: item for item in explaining.alternatives(plan, line.subtask)}
-    here, there = found.get(line.server or ""), found.get(line.planned)
-    said = f"{line.planned} was planned"
-    by_name = {server.name: server for server in servers}
-    subtask = next(item for item in plan.graph.subtasks if item.name == line.subtask)
-    refused = (
-        checks.reason(subtask, by_name[line.planned]) if line.planned in by_name else "ServerGone"
-    )
-    if refused is not None:
-        said += f", but can't take it now ({refused})"
-    else:
-        said += ", but its room was taken or reserved when the pod was scheduled (Busy)"
-    if here is not None and here.place is not None:
-        said += f"; {line.server} is number {here.place} of its shortlist"
-    if here and there and here.seconds is not None and there.seconds is not None:
-        said += f", {here.seconds:.1f} s instead of {there.seconds:.1f} s"
-    return said
 
 
 def _one(
     found: cluster.Running,
-    servers: "list[Server]",
+    seen: "Seen",
     subtask: str,
     extender: str | None,
     output: Output,
 ) -> None:
-    from evenkeel_cli import following
+    from evenkeel_cli import elsewhere, following
     from evenkeel_core import explaining
 
     assert found.record is not None  # noqa: S101 - the caller has looked
@@ -147,10 +130,10 @@ def _one(
         some = ", ".join(row.name for row in explaining.rows(plan)[:5])
         raise Failure(f"the plan has no subtask {subtask}; there are {some} and so on")
     line = next(line for line in following.lines(found) if line.subtask == subtask)
-    elsewhere = bool(following.deviations([line]))
-    why = why_elsewhere(plan, line, servers) if elsewhere else row.why
     choices = explaining.alternatives(plan, subtask)
     live = _live(extender, found.job["metadata"]["namespace"], line.pod) if extender else None
+    deviates = bool(following.deviations([line]))
+    why = elsewhere.why(found, line, seen, live) if deviates else row.why
     if output is Output.json:
         document: dict[str, Any] = {
             "subtask": subtask,

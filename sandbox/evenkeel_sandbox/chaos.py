@@ -204,7 +204,7 @@ class Chaos:
             self.kill(process, draw.uniform(0.2, 6), draw.uniform(0, 2))
             ended, total = self.ended()
             self.say(f"kill -9 {process} ({number} of {KILLS}); {ended} of {total} jobs have ended")
-            if number % 3 == 0:
+            if number % 2 == 0:
                 self.submit_next()
 
     def delete_a_success(self) -> None:

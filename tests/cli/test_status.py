@@ -2,15 +2,16 @@
 
 import asyncio
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evenkeel_cli import cluster, explain, following, printing, status
+from evenkeel_cli import cluster, elsewhere, following, printing, status
 from evenkeel_cli.plan import read_job, read_servers
 from evenkeel_core import planning
-from evenkeel_core.servers import Server
+from evenkeel_core.servers import Server, Taint
 from evenkeel_kube import names, plans, pods, statuses
 
 JOB: dict[str, Any] = {
@@ -43,7 +44,8 @@ def planned() -> tuple[plans.Record, list[Server]]:
 
 def pod(subtask: str, node: str | None, attempt: int = 1, **state: Any) -> dict[str, Any]:
     name = pods.pod_name(JOB["metadata"], subtask, attempt)
-    spec = {"nodeName": node} if node else {"schedulingGates": [{"name": names.GATE}]}
+    spec: dict[str, Any] = {"containers": [{"resources": {"requests": {"cpu": "1"}}}]}
+    spec |= {"nodeName": node} if node else {"schedulingGates": [{"name": names.GATE}]}
     return {"metadata": {"name": name}, "spec": spec, "status": state}
 
 
@@ -80,17 +82,67 @@ def test_each_subtask_has_its_line(running: cluster.Running) -> None:
     assert lines[4].server is None
 
 
-def test_what_landed_elsewhere_is_told_with_its_reason(
+@pytest.fixture
+def moved(
     running: cluster.Running, planned: tuple[plans.Record, list[Server]]
-) -> None:
-    record, servers = planned
+) -> tuple[cluster.Running, following.Line, dict[str, Server]]:
+    """Return a job, its line that is not where the plan wanted it, and the servers."""
     (line,) = following.deviations(following.lines(running))
     assert line.subtask == "batch-1"
-    why = explain.why_elsewhere(record.plan, line, servers)
-    assert f"{line.planned} was planned" in why
-    assert "number 2 of its shortlist" in why
-    gone = [server for server in servers if server.name != line.planned]
-    assert "ServerGone" in explain.why_elsewhere(record.plan, line, gone)
+    return running, line, {server.name: server for server in planned[1]}
+
+
+Moved = tuple[cluster.Running, following.Line, dict[str, Server]]
+
+
+def stranger(server: str, **more: Any) -> dict[str, Any]:
+    requests = {"cpu": "100000"}
+    spec = {"nodeName": server, "containers": [{"resources": {"requests": requests}}], **more}
+    return {"metadata": {"name": "stranger"}, "spec": spec, "status": {"phase": "Running"}}
+
+
+def test_what_landed_elsewhere_is_told_with_the_cause_that_holds(moved: Moved) -> None:
+    running, line, servers = moved
+
+    def why(held: Any = (), live: Any = None, **changed: Any) -> str:
+        there = dataclasses.replace(servers[line.planned], **changed)
+        kept = None if held is None else elsewhere.holders(held)
+        seen = elsewhere.Seen({**servers, line.planned: there}, kept)
+        return elsewhere.why(running, line, seen, live)
+
+    assert f"{line.planned} was planned" in why()
+    assert "number 2 of its shortlist" in why()
+    assert "is not on record" in why()
+    assert "ServerNotReady" in why(ready=False)
+    assert "ServerCordoned" in why(schedulable=False)
+    assert "TaintNotTolerated" in why(taints=(Taint("k", "v", "NoSchedule"),))
+    busy = why([stranger(line.planned)])
+    assert "Busy" in busy
+    assert "held by stranger" in busy
+    assert "Busy" not in why([stranger("another")])
+    assert "can't be seen" in why(None)
+    refused = {"servers": [{"server": line.planned, "refused": "Busy"}]}
+    assert "the extender refuses it now (Busy)" in why(live=refused)
+    gone = {name: server for name, server in servers.items() if name != line.planned}
+    assert "ServerGone" in elsewhere.why(running, line, elsewhere.Seen(gone, {}))
+
+
+def test_its_own_pod_is_in_nobodys_way(moved: Moved) -> None:
+    running, line, servers = moved
+    itself = stranger(line.planned)
+    itself["metadata"]["name"] = line.pod
+    seen = elsewhere.Seen(servers, elsewhere.holders([itself]))
+    assert "Busy" not in elsewhere.why(running, line, seen)
+
+
+def test_what_is_released_holds_room_and_what_is_gated_or_ended_does_not() -> None:
+    released = stranger("", nodeName=None)
+    released["metadata"]["annotations"] = {names.ANNOTATION_SERVER: "a"}
+    gated = copy.deepcopy(released)
+    gated["spec"]["schedulingGates"] = [{"name": names.GATE}]
+    ended_ = stranger("a") | {"status": {"phase": "Succeeded"}}
+    assert set(elsewhere.holders([released])) == {"a"}
+    assert elsewhere.holders([gated, ended_]) == {}
 
 
 def test_a_document_and_a_table_say_the_same(running: cluster.Running) -> None:

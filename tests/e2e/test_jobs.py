@@ -404,7 +404,11 @@ def test_a_deviation_is_explained(
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert said.returncode == 0, said.stderr
-    assert pod["spec"]["nodeName"] in said.stdout
+    (deviation,) = json.loads(said.stdout)["deviations"]
+    assert deviation["plannedServer"] == planned(pod)
+    assert deviation["server"] == pod["spec"]["nodeName"]
+    assert "Busy" in deviation["why"]
+    assert "held by told-stranger" in deviation["why"]
     rack.delete("told")
     rack.cluster.kubectl("delete", "pod", "told-stranger", "--wait=false")
 
