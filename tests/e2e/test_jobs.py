@@ -249,20 +249,31 @@ def test_a_third_lost_at_the_kubelet_costs_no_backoff(
     rack.delete("lost")
 
 
-def test_suspending_stops_and_resuming_finishes(
-    rack: "Rack", simulated: Callable[..., Object]
-) -> None:
-    rack.apply("sleepy", simulated(8, scale=1, parallelism={"data": 4}))
-    rack.wait("it runs", lambda: rack.condition("sleepy", "Running")["status"] == "True")
-    patch = json.dumps({"spec": {"suspend": True}})
-    rack.cluster.kubectl("patch", "ijob", "sleepy", "--type=merge", "-p", patch)
-    rack.wait(
-        "its pods stop",
-        lambda: all(p["status"].get("phase") == "Succeeded" for p in rack.pods("sleepy")),
-    )
-    patch = json.dumps({"spec": {"suspend": False}})
-    rack.cluster.kubectl("patch", "ijob", "sleepy", "--type=merge", "-p", patch)
-    assert rack.ends("sleepy")["status"]["completed"] == "0-3"
+def test_suspending_stops_and_resuming_finishes(rack: "Rack") -> None:
+    """The containers would run for much longer than their pods may take to vanish."""
+    sleeping = template("sleep 40", terminationGracePeriodSeconds=1)
+    tasks = [{"name": "t", "shards": 2, "template": sleeping, "estimatedSeconds": 40}]
+    rack.apply("sleepy", {"tasks": tasks, "backoffLimit": 0})
+
+    def run() -> list[Object]:
+        return [p for p in rack.pods("sleepy") if p["status"].get("phase") == "Running"]
+
+    def suspend(*, wanted: bool) -> None:
+        patch = json.dumps({"spec": {"suspend": wanted}})
+        rack.cluster.kubectl("patch", "ijob", "sleepy", "--type=merge", "-p", patch)
+
+    rack.wait("both run", lambda: len(run()) == 2)
+    stopped = {pod["metadata"]["uid"] for pod in run()}
+    suspend(wanted=True)
+    rack.wait("its pods vanish", lambda: rack.pods("sleepy") == [], 30)
+    time.sleep(3)
+    assert rack.pods("sleepy") == [], "nothing starts while it is suspended"
+    assert not rack.job("sleepy")["status"].get("completed")
+    suspend(wanted=False)
+    rack.wait("both run again", lambda: len(run()) == 2)
+    assert not stopped & {pod["metadata"]["uid"] for pod in run()}
+    assert rack.ends("sleepy")["status"]["completed"] == "0-1"
+    assert rack.record("sleepy").failures == {}
     rack.delete("sleepy")
 
 

@@ -200,18 +200,71 @@ def test_a_node_that_lost_power_comes_back(cluster: Cluster) -> None:
     _wait_phase(cluster, "next", "Succeeded")
 
 
-def test_the_roles_of_evenkeel_are_no_more_than_it_needs(cluster: Cluster) -> None:
-    def may(user: str, verb: str, what: str) -> bool:
-        try:
-            cluster.kubectl("auth", "can-i", verb, what, f"--as={user}")
-        except SandboxError:
-            return False
-        return True
+READ = {"get", "list", "watch"}
+NEEDED = {
+    "evenkeel-operator": {
+        "evenkeel.dev/inferencejobs": READ | {"delete"},  # follows them, ends their time
+        "evenkeel.dev/inferencejobs/status": {"patch"},
+        "evenkeel.dev/inferencejobs/finalizers": {"update"},  # owner references that block
+        "evenkeel.dev/serverprofiles": READ,
+        "/pods": READ | {"create", "patch", "delete"},
+        "/configmaps": READ | {"create", "update"},  # plans on record
+        "/nodes": READ,
+        "/persistentvolumeclaims": READ,
+        "/persistentvolumes": READ,
+        "scheduling.k8s.io/priorityclasses": READ,
+        "/events": {"create"},
+    },
+    "evenkeel-extender": {
+        "evenkeel.dev/serverprofiles": READ,
+        "/pods": READ,
+        "/nodes": READ,
+        "/configmaps": READ,
+    },
+}
+"""What each may do in any namespace, with nothing left out."""
+LEASE = {"coordination.k8s.io/leases": {"get", "create", "update"}}
+"""What the operator may do beside in its own namespace."""
 
-    assert may("evenkeel-operator", "create", "pods")
-    assert not may("evenkeel-operator", "get", "secrets")
-    assert may("evenkeel-extender", "watch", "pods")
-    assert not may("evenkeel-extender", "create", "pods")
+
+def _granted(cluster: Cluster, user: str, namespace: str) -> dict[str, set[str]]:
+    """Return what a user may do, as the API server judges it, by resource."""
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectRulesReview",
+        "spec": {"namespace": namespace},
+    }
+    said = cluster.kubectl(
+        "create",
+        "--validate=false",
+        "-f",
+        "-",
+        "-o",
+        "json",
+        f"--as={user}",
+        stdin=json.dumps(review),
+    )
+    found: dict[str, set[str]] = {}
+    for rule in json.loads(said)["status"]["resourceRules"]:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                found.setdefault(f"{group}/{resource}", set()).update(rule["verbs"])
+    return found
+
+
+@pytest.mark.parametrize("namespace", ["default", "evenkeel-system"])
+@pytest.mark.parametrize("user", sorted(NEEDED))
+def test_the_roles_of_evenkeel_are_what_it_needs_and_no_more(
+    cluster: Cluster, user: str, namespace: str
+) -> None:
+    own = user == "evenkeel-operator" and namespace == "evenkeel-system"
+    needed = {**NEEDED[user], **(LEASE if own else {})}
+    everybodys = _granted(cluster, "nobody", namespace)
+    granted = _granted(cluster, user, namespace)
+    beyond = {
+        resource: verbs - everybodys.get(resource, set()) for resource, verbs in granted.items()
+    }
+    assert {resource: verbs for resource, verbs in beyond.items() if verbs} == needed
 
 
 def test_up_again_returns_the_running_one(cluster: Cluster, real_spec: ClusterSpec) -> None:
