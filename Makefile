@@ -5,7 +5,7 @@ CACHE := $(or $(EVENKEEL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/evenkeel)
 UV := $(or $(shell command -v uv),$(CACHE)/uv/bin/uv)
 RUN := $(UV) run --frozen --all-extras
 
-.PHONY: help setup binaries demo test unit check format lint types layers crds chaos clean
+.PHONY: help setup binaries demo test unit check format lint types layers crds images chaos clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ layers:
 
 crds:
 	@$(RUN) python -m evenkeel_kube.crds --check
+
+images: setup ## Build the container images into dist/images
+	@$(RUN) python images/build.py
 
 chaos: binaries ## Kill operator, extender, kubelets at random moments of a running demo
 	@$(RUN) python -m evenkeel_sandbox.chaos

@@ -28,6 +28,7 @@ from evenkeel_sandbox import (
 from evenkeel_sandbox.api import Api
 from evenkeel_sandbox.failures import (
     ApiError,
+    BuildError,
     NoSuchSandboxError,
     NotReadyError,
     SandboxError,
@@ -117,7 +118,7 @@ class Cluster:
     @classmethod
     def _make(cls, name: str, spec: ClusterSpec, progress: Progress) -> Self:
         programs = binaries.ensure(progress)
-        template = stores.template(progress) if spec.nodes else None
+        spec, template = _stocked(spec, progress)
         cluster = cls(_allocate(name, spec, programs))
         cluster._start(spec, template, progress)
         cluster._whole.touch()
@@ -476,7 +477,21 @@ def _possible(spec: ClusterSpec, progress: Progress) -> ClusterSpec:
     obstacle = machines.obstacle() if spec.nodes else None
     if obstacle is None:
         return spec
-    progress.say(f"Simulated nodes only, no real ones: {obstacle}.")
+    return _simulated(spec, obstacle, progress)
+
+
+def _stocked(spec: ClusterSpec, progress: Progress) -> tuple[ClusterSpec, Path | None]:
+    """Return the specification and its nodes' images; without real nodes where there are none."""
+    if not spec.nodes:
+        return spec, None
+    try:
+        return spec, stores.template(progress)
+    except BuildError as error:
+        return _simulated(spec, " ".join(str(error).split()), progress), None
+
+
+def _simulated(spec: ClusterSpec, obstacle: str, progress: Progress) -> ClusterSpec:
+    progress.say(f"Simulated nodes only, no real ones: {obstacle.rstrip('.')}.")
     return replace(spec, nodes=())
 
 

@@ -34,7 +34,20 @@ kill $daemon; wait $daemon || true
 
 
 def template(progress: Progress) -> Path:
-    """Return a containerd root that holds all images of the sandbox."""
+    """Return a containerd root that holds all images of the sandbox.
+
+    Raises
+    ------
+    BuildError
+        If the images can't be made on this machine.
+    """
+    try:
+        return _template(progress)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise BuildError(f"the images can't be made: {error}") from error
+
+
+def _template(progress: Progress) -> Path:
     components = [pause.component(), busybox.component(), simulator.component()]
     name = images.key(*(component.key.encode() for component in components))
     folder = cache() / "templates"

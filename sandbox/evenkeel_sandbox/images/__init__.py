@@ -28,19 +28,14 @@ class Layer:
 
     def tar(self) -> Path:
         """Return the layer as a tar, made if it is not in the cache."""
-        target = cache() / "images" / f"{self.name}-{self.key}.tar"
-        if not target.exists():
-            with (
-                locked(target.parent / f"{self.name}.lock"),
-                tempfile.TemporaryDirectory(dir=target.parent, prefix=".layer-") as scratch,
-            ):
-                root = Path(scratch) / "root"
-                root.mkdir()
-                self.fill(root)
-                packed = Path(scratch) / "layer.tar"
-                pack(root, packed)
-                _replace(packed, target, f"{self.name}-*.tar")
-        return target
+
+        def make(scratch: Path) -> None:
+            root = scratch / "root"
+            root.mkdir()
+            self.fill(root)
+            pack(root, scratch / "made")
+
+        return _made(f"{self.name}-{self.key}.tar", f"{self.name}-*.tar", make)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +61,34 @@ class Component:
 def archive(component: Component, progress: Progress) -> Path:
     """Return the image as a docker-archive, made if it is not in the cache."""
     name = component.tag.replace("/", "_").replace(":", "_")
-    target = cache() / "images" / f"{name}-{component.key}.image.tar"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
+
+    def make(scratch: Path) -> None:
         with progress.step(f"Building the image {component.tag} (once)"):
-            scratch = target.with_suffix(".new")
-            _write_archive(scratch, component)
-            _replace(scratch, target, f"{name}-*.image.tar")
+            _write_archive(scratch / "made", component)
+
+    return _made(f"{name}-{component.key}.image.tar", f"{name}-*.image.tar", make)
+
+
+def _made(name: str, older: str, make: Callable[[Path], None]) -> Path:
+    """Return a file of the cache, made by one process if it is not there, and whole or not at all.
+
+    `make` writes `made` into an empty folder. The files it follows go afterwards: every change of
+    the code makes another.
+    """
+    folder = cache() / "images"
+    target = folder / name
+    if target.exists():
+        return target
+    with locked(folder / f"{older.partition('*')[0]}lock"):
+        if target.exists():  # another process was first
+            return target
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as scratch:
+            make(Path(scratch))
+            (Path(scratch) / "made").rename(target)
+        for old in folder.glob(older):
+            if old != target:
+                old.unlink(missing_ok=True)
     return target
-
-
-def _replace(made: Path, target: Path, older: str) -> None:
-    """Put a file in place of those it follows: every change of the code makes another."""
-    for old in target.parent.glob(older):
-        old.unlink(missing_ok=True)
-    made.rename(target)
 
 
 def key(*parts: bytes) -> str:
