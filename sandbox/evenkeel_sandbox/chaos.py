@@ -264,7 +264,7 @@ class Chaos:
         self.submit(name, {"tasks": [_task("only", 1, seconds=15, retryOnNodeLoss=True)]})
         if not self.until(f"{name} runs", lambda: any(map(_running, self.pods(name))), 150):
             return
-        node = self.pods(name)[0]["spec"]["nodeName"]
+        node = next(pod["spec"]["nodeName"] for pod in self.pods(name) if _bound(pod))
         self.say(f"{told}: {node} under {name}, until it is given up")
         began = time.monotonic()
         with broken(node):
