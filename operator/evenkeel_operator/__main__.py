@@ -49,7 +49,7 @@ async def lead(configuration: Configuration, settings: Settings) -> None:
     """Wait for the Lease, then work until it is lost or a signal comes."""
     async with Client(configuration) as api:
         election = Election(api, settings.namespace, settings.lease, settings.identity)
-        working = asyncio.create_task(_work(api, election, settings))
+        working = asyncio.create_task(_work(api, election, settings, configuration))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, working.cancel)
         try:
@@ -60,11 +60,18 @@ async def lead(configuration: Configuration, settings: Settings) -> None:
             await election.resign()
 
 
-async def _work(api: Client, election: Election, settings: Settings) -> None:
+async def _work(
+    api: Client, election: Election, settings: Settings, configuration: Configuration
+) -> None:
     await election.acquire()
     metrics.LEADER.set(1)
+    lost = election.keep_apart(configuration)
+
+    async def led() -> None:
+        await lost
+
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(election.keep())
+        tasks.create_task(led())
         tasks.create_task(Operator(api, settings, confirm=election.confirm).run())
 
 

@@ -20,7 +20,7 @@ from evenkeel_core.reasons import Reason
 from evenkeel_core.releasing import Waiting
 from evenkeel_core.servers import Server
 from evenkeel_core.subtasks import Subtask
-from evenkeel_kube import names, plans, pods
+from evenkeel_kube import names, plans, pods, statuses
 from evenkeel_kube.nodes import pod_demand
 from evenkeel_operator import following, reporting
 from evenkeel_operator.following import Look, Patience, Phase
@@ -201,7 +201,7 @@ class _Run:
         self.spec = view.manifest["spec"]
         self.status = view.manifest.get("status") or {}
         self.groups = groups(job, record)
-        self.recorded = reporting.indexes(self.status.get("completed"))
+        self.recorded = statuses.indexes(self.status.get("completed"))
         self.completed = set(self.recorded)
         self.failed: dict[int, str] = {}
         self.looks: dict[str, Look] = {}

@@ -5,12 +5,15 @@ written by another machine's clock and are never compared with ours.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable
 
 from evenkeel_kube.client import ApiError, Client, Conflict, NotFound, Object, path
+from evenkeel_kube.configuration import Configuration
 from evenkeel_operator.reporting import stamp
 
 log = logging.getLogger(__name__)
@@ -96,11 +99,11 @@ class Election:
         expired = self._clock() - self._seen[1] > duration
         if holder and holder != self._identity and not expired:
             return False
-        return await self._take(lease)
+        return await self._take(lease, self._client)
 
-    async def _take(self, lease: Object) -> bool:
+    async def _take(self, lease: Object, client: Client) -> bool:
         try:
-            await self._client.replace(self._where, self._lease(lease))
+            await client.replace(self._where, self._lease(lease))
         except Conflict:
             return False
         return True
@@ -123,7 +126,33 @@ class Election:
             },
         }
 
-    async def keep(self) -> None:
+    def keep_apart(self, configuration: Configuration) -> "asyncio.Future[None]":
+        """Renew in a thread of its own; return a future that fails when the Lease is lost.
+
+        The work of a leader takes seconds of its event loop, and a renewal must not wait for it.
+        """
+        loop = asyncio.get_running_loop()
+        lost: asyncio.Future[None] = loop.create_future()
+
+        async def renew() -> None:
+            async with Client(configuration) as client:
+                await self.keep(client)
+
+        def tell(error: BaseException) -> None:
+            if not lost.done():
+                lost.set_exception(error)
+
+        def run() -> None:
+            try:
+                asyncio.run(renew())
+            except BaseException as error:  # noqa: BLE001 - whatever ended it, we lead no more
+                with contextlib.suppress(RuntimeError):  # the loop is closed: so is the work
+                    loop.call_soon_threadsafe(tell, error)
+
+        threading.Thread(target=run, name="lease", daemon=True).start()
+        return lost
+
+    async def keep(self, client: Client | None = None) -> None:
         """Renew until the Lease is lost.
 
         Raises
@@ -138,7 +167,7 @@ class Election:
             try:
                 began = self._clock()
                 async with asyncio.timeout(max(0.0, left)):
-                    if await self._renew():
+                    if await self._renew(client or self._client):
                         self._renewed = began
             except ApiError as error:
                 log.warning("lease: %s", error)
@@ -146,11 +175,11 @@ class Election:
                 log.warning("lease: no answer in %.0f s", left)
             self.confirm()
 
-    async def _renew(self) -> bool:
-        lease = await self._client.get(self._where)
+    async def _renew(self, client: Client) -> bool:
+        lease = await client.get(self._where)
         if (lease.get("spec") or {}).get("holderIdentity") != self._identity:
             raise LeadershipLostError("another operator holds the Lease")
-        return await self._take(lease)
+        return await self._take(lease, client)
 
     async def resign(self) -> None:
         """Give the Lease back, so that the next need not wait for its end."""

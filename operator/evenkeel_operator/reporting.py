@@ -75,16 +75,6 @@ def ranges(numbers: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
 
 
-def indexes(text: str | None) -> frozenset[int]:
-    """Return the numbers of index ranges; what is no range is left out."""
-    found: set[int] = set()
-    for part in (text or "").split(","):
-        first, _, last = part.partition("-")
-        if first.isdigit() and (not last or last.isdigit()):
-            found.update(range(int(first), int(last or first) + 1))
-    return frozenset(found)
-
-
 def summary(plan: Plan, revision: int, config_map: str) -> Object:
     """Return ``status.plan``: the first rows, and what describes the whole."""
     subtasks = {subtask.name: subtask for subtask in plan.graph.subtasks}

@@ -21,7 +21,7 @@ from evenkeel_core import admitting, planning, releasing
 from evenkeel_core.jobs import Job
 from evenkeel_core.plans import Plan, Refusal
 from evenkeel_core.reasons import Reason
-from evenkeel_kube import client, jobs, names, plans, volumes
+from evenkeel_kube import client, jobs, names, plans, statuses, volumes
 from evenkeel_kube.client import ApiError, Client, Conflict
 from evenkeel_operator import deciding, following, gathering, handlers, metrics, reporting
 from evenkeel_operator.acting import JOBS, Actor
@@ -586,7 +586,7 @@ def _replan(view: View, decision: Decision, servers: list[Any], loads: dict[str,
     assert view.job is not None  # noqa: S101 - the caller has looked
     assert view.record is not None  # noqa: S101
     kept = {subtask.group for subtask in view.record.plan.graph.subtasks} - set(decision.replan)
-    done = reporting.indexes((view.manifest.get("status") or {}).get("completed"))
+    done = statuses.indexes((view.manifest.get("status") or {}).get("completed"))
     open_groups = {
         group.name
         for group in deciding.groups(view.job, view.record)

@@ -9,7 +9,7 @@ import pytest
 from evenkeel_core.plans import Refusal
 from evenkeel_core.reasons import Reason
 from evenkeel_core.servers import Server
-from evenkeel_kube import names, pods
+from evenkeel_kube import names, pods, statuses
 from evenkeel_operator import deciding, reporting
 from evenkeel_operator.deciding import Decision, View
 from evenkeel_operator.settings import Settings
@@ -275,7 +275,7 @@ def test_refusals_say_what_is_missing(dag: Object, servers: dict[str, Server]) -
 
 @pytest.mark.parametrize("numbers", [[], [0], [0, 1, 2, 3, 7], [5, 3, 4, 9, 10]])
 def test_index_ranges_come_back(numbers: list[int]) -> None:
-    assert reporting.indexes(reporting.ranges(numbers)) == set(numbers)
+    assert statuses.indexes(reporting.ranges(numbers)) == set(numbers)
 
 
 def test_the_stages_of_a_set_are_counted_each(

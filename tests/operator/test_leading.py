@@ -1,6 +1,7 @@
 """One leads: a Lease is taken when free or expired by our own clock, and exits follow its loss."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -153,3 +154,36 @@ async def test_who_was_stopped_for_longer_than_the_lease_may_not_write() -> None
     clock.now += leading.EXIT_AFTER
     with pytest.raises(LeadershipLostError):
         first.confirm()
+
+
+async def test_the_lease_is_renewed_while_the_leader_is_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leading, "RENEW", 0.02)
+    api = OneLease()
+    first = Election(api, "ns", "lease", "first")
+    assert await first._try()
+
+    class Renewing(OneLease):
+        """The same Lease by another connection, as the thread opens one."""
+
+        def __init__(self, _: object) -> None:
+            self.__dict__ = api.__dict__
+
+        async def __aenter__(self) -> "Renewing":
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            return None
+
+    monkeypatch.setattr(leading, "Client", Renewing)
+    lost = first.keep_apart(None)  # type: ignore[arg-type] - nothing is connected to
+    before = api.version
+    time.sleep(0.5)  # this loop does nothing else meanwhile
+    assert api.version >= before + 3
+    assert not lost.done()
+    assert api.lease is not None
+    api.lease["spec"]["holderIdentity"] = "other"
+    async with asyncio.timeout(5):
+        with pytest.raises(LeadershipLostError, match="another"):
+            await lost
