@@ -18,6 +18,7 @@ from evenkeel_core import (
     timetabling,
     verifying,
 )
+from evenkeel_core.factorising import Factors
 from evenkeel_core.jobs import Job, Objective
 from evenkeel_core.plans import Assignment, Factorisation, Plan, Refusal, Terms
 from evenkeel_core.problems import NOWHERE, Ints, Mask, Problem, alike, part, throughput
@@ -157,6 +158,34 @@ def _settled(
     return _Solution(state, times, balance, from_factors)
 
 
+SWAPPED = 500
+"""Subtasks up to which every state is improved by swaps; of more, only the best one."""
+
+
+def _best(
+    objective: Objective,
+    problem: Problem,
+    factors: Factors,
+    scale: float,
+    balances: Sequence[float],
+) -> _Solution:
+    """Return the state that serves the objective best, of those that each λ·ĉ leads to."""
+    tried = []
+    for weight in balances:
+        balance = weight / scale
+        begin = partitioning.start(problem, factors, balance=balance, scale=scale)
+        cost = partitioning.total_cost(problem, begin)
+        tried.append(_settled(problem, begin, balance, scale, cost))
+    tried.sort(key=lambda solution: _merit(objective, solution))
+    # Swaps lower the potential; whether they serve the objective is seen only when timed.
+    for found in tried[: len(tried) if len(problem.subtasks) <= SWAPPED else 1]:
+        sets = partitioning.improve(
+            problem, found.state.assignment, balance=found.balance, scale=scale
+        )
+        tried.append(_settled(problem, sets, found.balance, scale, found.from_factors))
+    return min(tried, key=lambda solution: _merit(objective, solution))
+
+
 def _levelled(problem: Problem, found: _Solution, scale: float, band: float) -> _Solution:
     """Double λ until the relative loads are within the band, as far as that goes."""
     state, balance = game.adjust(
@@ -179,17 +208,7 @@ def _solve(job: Job, graph: TaskGraph, problem: Problem, settings: PlanSettings)
     # Pairs nobody measured are played for by what the factors say of them.
     problem = partitioning.estimated(problem, factors)
     scale = game.scale_of(problem)
-    tried = []
-    for weight in settings.balances:
-        balance = weight / scale
-        begin = partitioning.start(problem, factors, balance=balance, scale=scale)
-        cost = partitioning.total_cost(problem, begin)
-        tried.append(_settled(problem, begin, balance, scale, cost))
-    best = min(tried, key=lambda solution: _merit(job.objective, solution))
-    # Swaps lower the potential; whether they serve the objective is seen only when timed.
-    sets = partitioning.improve(problem, best.state.assignment, balance=best.balance, scale=scale)
-    swapped = _settled(problem, sets, best.balance, scale, best.from_factors)
-    best = min(best, swapped, key=lambda solution: _merit(job.objective, solution))
+    best = _best(job.objective, problem, factors, scale, settings.balances)
     if settings.band is not None:
         best = _levelled(problem, best, scale, settings.band)
     _refuse_broken(job, problem, best)
