@@ -246,7 +246,11 @@ class State:
         """Find the least loaded server of a kind anew after the load of one has changed."""
         sort, load = self._sort[server], self.load
         queue = self._queues[sort]
-        heapq.heappush(queue, (float(load[server]), server))
+        entry = float(load[server]), server
+        if queue[0][1] == server:
+            heapq.heapreplace(queue, entry)
+        else:
+            heapq.heappush(queue, entry)
         least, head = queue[0]
         while load[head] != least:
             heapq.heappop(queue)
