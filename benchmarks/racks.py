@@ -24,7 +24,7 @@ from evenkeel_core.jobs import (
     Toleration,
 )
 from evenkeel_core.models import Model
-from evenkeel_core.quantities import CPU, GIB, MEMORY, PODS, Bytes, Seconds
+from evenkeel_core.quantities import CPU, GIB, KIB, MEMORY, PODS, Bytes, Seconds
 from evenkeel_core.servers import Device, Server, Taint
 from evenkeel_core.subtasks import TaskGraph
 
@@ -60,7 +60,10 @@ def rack(count: int, seed: int, *, unlike: bool = False) -> list[Server]:
         example = _server(draw, rows, first // size)
         for place in range(min(size, count - first)):
             name = f"r{first // size:04}-n{place:02}"
-            found.append(replace(_varied(example, draw) if unlike else example, name=name))
+            server = replace(_varied(example, draw) if unlike else example, name=name)
+            # No two machines report the same memory to the last page.
+            memory = server.allocatable[MEMORY] - int(draw.integers(1 << 15)) * KIB
+            found.append(replace(server, allocatable={**server.allocatable, MEMORY: memory}))
     return found
 
 

@@ -248,7 +248,7 @@ def problem(
         raise ValueError("`servers` must be sorted by name, without doubles and not empty")
     subtasks = graph.subtasks
     number = {name: index for index, name in enumerate(names)}
-    rack = likeness.rack(subtasks, servers)
+    rack = likeness.rack(subtasks, servers, exactly=job.cost_model is CostModel.SHARES)
     classes = likeness.needs(subtasks)
     examples = [subtasks[first] for first in classes.firsts.tolist()]
     resources = _resources(examples)
@@ -266,7 +266,7 @@ def problem(
         seconds = compute = _shares(needs[need], rack.examples, resources, seconds, pairs)
     edge, edge_bytes, dependency = _edges(graph)
     observed = [server.observed_load or 0.0 for server in servers]
-    capacity = [{PODS: MANY, **server.plannable} for server in rack.examples]
+    capacity = [{PODS: MANY, **server.plannable} for server in servers]
     return Problem(
         subtasks=tuple(subtask.name for subtask in subtasks),
         servers=names,
@@ -278,7 +278,7 @@ def problem(
         computing=compute,
         believed=(feasible & believed)[need],
         needs=needs,
-        capacity=_amounts(capacity, resources)[rack.kind],
+        capacity=_amounts(capacity, resources),
         work=np.array([subtask.work for subtask in subtasks], dtype=float),
         rate=np.array([max(rate(server), 1e-9) for server in rack.examples])[rack.kind],
         load=np.maximum([loads.get(name, 0.0) for name in names], observed),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evenkeel_core.problems import Ints
+from evenkeel_core.quantities import CPU
 from evenkeel_core.servers import Server
 from evenkeel_core.subtasks import Subtask, Variant
 
@@ -55,20 +56,27 @@ class Rack:
     kind: Ints
     """(S,) kind of each server, indexing `examples`."""
     outfit: Classes
-    """The kinds by the devices and room they have, whatever the figures of the devices: what
-    decides which variant of a subtask fits."""
+    """The kinds by their devices, whatever the figures, and by which demands fit: what decides
+    the variant of a subtask."""
     standing: Classes
     """The kinds by state, taints and labels asked for: what the other hard checks look at."""
 
 
-def rack(subtasks: Sequence[Subtask], servers: Sequence[Server]) -> Rack:
+def rack(subtasks: Sequence[Subtask], servers: Sequence[Server], *, exactly: bool = False) -> Rack:
     """Return the servers by what the checks and costs of some subtasks can tell apart.
 
-    Servers of one kind have the same hardware, links, models, taints and state, and the same
-    values of the labels that any of the subtasks asks for; a server that one of them names is a
-    kind of its own. O(S) beside the classes of subtasks.
+    Servers of one kind have the same devices, cores, links, models, taints and state, hold the
+    same of all demands, and have the same values of the labels that any of the subtasks asks for;
+    a server that one of them names is a kind of its own. With `exactly` they have the same room.
+    O(S) beside the classes of subtasks.
+
+    No two machines report the same memory to the last page: what they have of it makes a
+    difference only where something fits on one and not on the other.
     """
     names, keys, anywhere = _asked(subtasks)
+    held = _held(subtasks, servers)
+    if exactly:
+        held = [(some, *sorted(s.plannable.items())) for some, s in zip(held, servers, strict=True)]
 
     def standing(server: Server) -> tuple[Hashable, ...]:
         return (
@@ -80,16 +88,17 @@ def rack(subtasks: Sequence[Subtask], servers: Sequence[Server]) -> Rack:
         )
 
     found = Numbering()
-    for server in servers:
-        hard = hardware(server)
+    for server, some in zip(servers, held, strict=True):
+        hard = server.accelerators, server.processors, server.allocatable.get(CPU), some
         link = server.link_bandwidth, server.load_bandwidth
         found.add((hard, link, server.models, standing(server)))
     classes = found.classes()
-    examples = tuple(servers[first] for first in classes.firsts.tolist())
+    firsts = classes.firsts.tolist()
+    examples = tuple(servers[first] for first in firsts)
     return Rack(
         examples,
         classes.number,
-        numbered(map(_outfit, examples)),
+        numbered((_devices(servers[first]), held[first]) for first in firsts),
         numbered(map(standing, examples)),
     )
 
@@ -102,19 +111,29 @@ def numbered(keys: Iterable[Hashable]) -> Classes:
     return found.classes()
 
 
-def _outfit(server: Server) -> Hashable:
-    devices = tuple((device.resource, device.name) for device in server.devices)
-    return devices, tuple(sorted(server.plannable.items()))
+def outfits(subtasks: Sequence[Subtask], servers: Sequence[Server]) -> Classes:
+    """Return the servers by what decides the variant of each of some subtasks there."""
+    return numbered(zip(map(_devices, servers), _held(subtasks, servers), strict=True))
 
 
-def hardware(server: Server) -> tuple[Hashable, ...]:
-    """Return what decides which variant of a subtask a server can hold."""
-    return (
-        server.accelerators,
-        server.processors,
-        tuple(sorted(server.allocatable.items())),
-        tuple(sorted(server.reserve.items())),
-    )
+def _devices(server: Server) -> Hashable:
+    return tuple((device.resource, device.name) for device in server.devices)
+
+
+def _held(subtasks: Sequence[Subtask], servers: Sequence[Server]) -> list[Hashable]:
+    """Return for each server which of all demands it holds when it is empty."""
+    variants = {id(subtask.variants): subtask.variants for subtask in subtasks}
+    demands = {
+        tuple(sorted(variant.demand.items())) for each in variants.values() for variant in each
+    }
+    names = sorted({name for demand in demands for name, _ in demand})
+    rooms = [server.plannable for server in servers]
+    room = np.array([[have.get(name, 0) for name in names] for have in rooms], dtype=np.int64)
+    held = np.ones((len(servers), len(demands)), dtype=bool)
+    for position, demand in enumerate(sorted(demands)):
+        for name, amount in demand:
+            held[:, position] &= room[:, names.index(name)] >= amount
+    return [line.tobytes() for line in np.packbits(held, axis=1)]
 
 
 def _asked(subtasks: Sequence[Subtask]) -> tuple[set[str], list[str], bool]:

@@ -306,6 +306,10 @@ def transfer(problem: Problem, source: Ints, target: Ints, data: Floats) -> Floa
     return np.where(source == target, 0.0, latency + data / bandwidth)
 
 
+ALIKE_ROOM = 0.01
+"""Share by which the room of two servers of one kind may differ for the same throughput."""
+
+
 def throughput(problem: Problem) -> Floats:
     """Return the work a server does per second for these subtasks when it is kept full, (S,).
 
@@ -313,7 +317,9 @@ def throughput(problem: Problem) -> Floats:
     processors do, has less for it than all its hardware adds up to. The mean is over the
     subtasks it may run; `problem.rate` stays where it may run none. O(A · K).
     """
-    number, first = sort_of(problem, *problem.capacity.T)
+    # What room differs by less than a percent makes no difference to an estimate like this.
+    room = np.round(np.log(np.maximum(problem.capacity, 1)) / ALIKE_ROOM)
+    number, first = sort_of(problem, *room.T)
     kind, size = problem.kind[first], np.maximum(problem.capacity[first], 1)
     share = (problem.needs[:, kind] / size).max(axis=2, initial=0.0)
     busy, work = np.zeros(first.size), np.zeros(first.size)

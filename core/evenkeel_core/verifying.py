@@ -6,7 +6,7 @@ asked. It returns violations in words; nothing means that the plan is good.
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -167,20 +167,20 @@ def _variants(
     servers: Mapping[str, Server],
 ) -> dict[str, Variant | None]:
     """Ask once for subtasks and servers that are alike what the subtask runs as there."""
+    used = [
+        servers[name] for name in sorted({place.server for place in places.values()} & {*servers})
+    ]
+    outfits = likeness.outfits(subtasks, used).number.tolist()
+    outfit = {server.name: number for server, number in zip(used, outfits, strict=True)}
     found: dict[str, Variant | None] = {}
     known: dict[tuple[int, int], Variant | None] = {}
-    kinds: dict[Hashable, int] = {}
-    kind: dict[str, int] = {}
     for subtask, need in zip(subtasks, likeness.needs(subtasks).number.tolist(), strict=True):
         place = places.get(subtask.name)
-        server = servers.get(place.server) if place else None
-        if server is None:
+        if place is None or place.server not in outfit:
             continue
-        if server.name not in kind:
-            kind[server.name] = kinds.setdefault(likeness.hardware(server), len(kinds))
-        key = need, kind[server.name]
+        key = need, outfit[place.server]
         if key not in known:
-            known[key] = checks.variant(subtask, server)
+            known[key] = checks.variant(subtask, servers[place.server])
         found[subtask.name] = known[key]
     return found
 

@@ -95,3 +95,20 @@ def test_alike_things_are_numbered_in_the_order_of_their_first():
 
     assert numbering.classes().number.tolist() == [0, 1, 0, 2, 0]
     assert numbering.classes().firsts.tolist() == [0, 1, 3]
+
+
+def test_a_page_of_memory_makes_no_kind_unless_something_fits_or_it_is_asked_for():
+    rooms = [8 * GIB, 8 * GIB - 4096, 3 * GIB]
+    rack = [
+        Server(name, {CPU: 8000, MEMORY: room}, PROCESSORS)
+        for name, room in zip(NAMES, rooms, strict=False)
+    ]
+    subtask = Subtask(
+        "t-0", "t", "t-0", 0, costs.Work(1.0), (Variant("", {CPU: 1000, MEMORY: 4 * GIB}),)
+    )
+
+    assert likeness.rack((subtask,), rack).kind.tolist() == [0, 0, 1]
+    assert likeness.rack((subtask,), rack, exactly=True).kind.tolist() == [0, 1, 2]
+    job = Job("default/j", "u", (Task("t", Template({}, Seconds(1.0)), 1),))
+    found = costs.problem(job, TaskGraph((subtask,)), rack, {})
+    assert found.capacity[:, found.resources.index(MEMORY)].tolist() == rooms

@@ -142,3 +142,13 @@ def test_a_server_is_usable_if_anything_may_run_there(problem_of):
 
     assert usable(problem).tolist() == [True, True, False]
     assert (usable(problem) == allowed(problem).any(axis=0)).all()
+
+
+def test_room_that_differs_by_less_than_a_percent_gives_one_throughput(problem_of):
+    problem = problem_of([[5.0, 5.0, 5.0]])
+    problem = replace(problem, capacity=np.array([[100_000], [100_001], [200_000]]))
+
+    one, other, larger = throughput(problem).tolist()
+
+    assert one == other
+    assert larger == pytest.approx(2 * one)
