@@ -1,19 +1,21 @@
 """Step 2, second half: what every subtask costs on every server, in seconds.
 
-A roofline: compute takes the longer of its FLOPs at the device's rate and its bytes at the
-device's bandwidth, each at an efficiency below one, plus a fixed cost a layer. Weights that are
-not there are loaded first. Formulas: the transformer literature's, as in the parameter counter
-and cost models of microsoft/vidur and DistServe (arXiv 2401.09670).
+A roofline a kernel: the weights of a layer, its attention and the output head each take their
+FLOPs at the device's rate and their bytes at the device's bandwidth, each at an efficiency of at
+most one, and a layer a fixed time on top. Efficiencies are learnt (`evenkeel_core.calibrating`)
+or defaults. Weights that are not there are loaded first. Formulas: the transformer literature's,
+as in the parameter counter and cost models of microsoft/vidur and DistServe (arXiv 2401.09670).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evenkeel_core import checks, likeness
+from evenkeel_core.efficiencies import Efficiency, Setting
 from evenkeel_core.jobs import OVERLAP, CostModel, Inference, Job, Overlap, Task, Template
 from evenkeel_core.likeness import Classes, Numbering, Rack
 from evenkeel_core.models import Model
@@ -27,19 +29,6 @@ from evenkeel_core.servers import (
     rate,
 )
 from evenkeel_core.subtasks import Subtask, TaskGraph, Variant
-
-
-@dataclass(frozen=True, slots=True)
-class Efficiency:
-    """What a kind of device reaches of its figures."""
-
-    compute: float
-    """e_c, of the peak FLOP/s."""
-    memory: float
-    """e_m, of the bandwidth."""
-    layer: float
-    """c_0, seconds per layer and step."""
-
 
 CPU_EFFICIENCY = Efficiency(0.70, 0.95, 40e-6)
 """Measured with llama.cpp on one AVX-512 core of a 2023 server: right within 3 % for decode and
@@ -70,27 +59,74 @@ TENSOR_EFFICIENCY = 0.8
 two exchanges of its results. A default until it is calibrated, not a measurement."""
 
 
-def speed(device: Device, server: Server, variant: Variant, tensor: int = 1) -> Speed:
+def setting(device: Device, work: Inference, tensor: int = 1) -> Setting:
+    """Return what a measurement of some work on a device is filed under."""
+    devices = 1 if device.resource == CPU else tensor
+    return Setting(work.model.weights or work.model.name, work.engine.value, device.name, devices)
+
+
+def believed(device: Device, server: Server, work: Inference, tensor: int = 1) -> bool:
+    """Tell whether a device's times are known: its figures are, or they were measured."""
+    measured = server.calibrated(setting(device, work, tensor)) is not None
+    return measured or device.confidence >= MEASURED_FROM
+
+
+def ceiling(device: Device, server: Server, variant: Variant, tensor: int = 1) -> Speed:
+    """Return the speed at which a variant would reach all figures of a server's device.
+
+    What no prediction beats, and what observed times are compared with.
+
+    Parameters
+    ----------
+    device : Device
+        One of the `server`'s.
+    server : Server
+    variant : Variant
+        Whose demand says which share of the cores it gets.
+    tensor : int, optional
+        Accelerators that every layer is split over.
+    """
+    if device.resource != CPU:
+        flops, bandwidth = device.peak_flops * tensor, device.bandwidth * tensor
+        return Speed(flops, bandwidth, Efficiency(1.0, 1.0, 0.0), processor=False)
+    cores = max(server.allocatable.get(CPU, MILLI), MILLI)
+    share = min(1.0, variant.demand.get(CPU, cores) / cores)
+    bandwidth = device.bandwidth * min(1.0, share / HALF_THE_CORES)
+    return Speed(device.peak_flops * share, bandwidth, Efficiency(1.0, 1.0, 0.0), processor=True)
+
+
+def speed(
+    device: Device,
+    server: Server,
+    variant: Variant,
+    tensor: int = 1,
+    work: Inference | None = None,
+) -> Speed:
     """Return the speed a variant has on a server's device.
 
     A model over several accelerators of one server is cut by layers: its stages take turns, so
     it is as fast as one of them. With `tensor` > 1 every layer is split instead.
+
+    Parameters
+    ----------
+    device, server, variant, tensor
+        As for `ceiling`.
+    work : Inference, optional
+        Looked up in the server's calibration; without it the device's default efficiency counts.
     """
-    if device.resource != CPU:
-        times = 1 + TENSOR_EFFICIENCY * (tensor - 1)
-        return Speed(
-            device.peak_flops * times,
-            device.bandwidth * times,
-            ACCELERATOR_EFFICIENCY,
-            processor=False,
-        )
-    cores = max(server.allocatable.get(CPU, MILLI), MILLI)
-    share = min(1.0, variant.demand.get(CPU, cores) / cores)
+    most = ceiling(device, server, variant, tensor)
+    learnt = server.calibrated(setting(device, work, tensor)) if work else None
+    if learnt:
+        # What was measured over several accelerators says itself what the splitting costs.
+        return replace(most, efficiency=learnt.efficiency)
+    if most.processor:
+        return replace(most, efficiency=CPU_EFFICIENCY)
+    reached = (1 + TENSOR_EFFICIENCY * (tensor - 1)) / tensor
     return Speed(
-        device.peak_flops * share,
-        device.bandwidth * min(1.0, share / HALF_THE_CORES),
-        CPU_EFFICIENCY,
-        processor=True,
+        most.flops * reached,
+        most.bandwidth * reached,
+        ACCELERATOR_EFFICIENCY,
+        processor=False,
     )
 
 
@@ -137,46 +173,131 @@ def touched_experts(model: Model, batch: Amount) -> Amount:
     return model.experts * (1 - (1 - model.experts_used / model.experts) ** batch)
 
 
+class Effort(NamedTuple):
+    """What some computing asks of a device, whichever it is: FLOPs, bytes, layers passed.
+
+    The same on every device of a sort, so that it is counted once for all of them.
+    """
+
+    kernels: tuple[tuple[Amount, Amount], ...]
+    """FLOPs and bytes moved, a pair a kernel; kernels run one after the other."""
+    layers: Amount
+    """Layers passed through, over all steps: how often c_0 is paid."""
+
+
+def seconds(effort: Effort, at: Speed) -> Amount:
+    """Return the seconds an effort takes; never less than `bound`.
+
+    Within a kernel arithmetic and traffic overlap: wholly on processors, whose threads prefetch.
+    On accelerators the root of the sum of their squares describes 6,000 measured times better
+    than the larger of them or their sum (`benchmarks.costs`).
+    """
+    joined = np.maximum if at.processor else np.hypot
+    efficiency = at.efficiency
+    flops, bandwidth = at.flops * efficiency.compute, at.bandwidth * efficiency.memory
+    total = effort.layers * efficiency.layer
+    for arithmetic, traffic in effort.kernels:
+        total = total + joined(arithmetic / flops, traffic / bandwidth)
+    return total
+
+
+def bound(effort: Effort, at: Speed) -> Amount:
+    """Return the physical ceiling as seconds: all FLOPs at the peak, all bytes at the bandwidth.
+
+    Nothing is done earlier, whatever the efficiency.
+    """
+    arithmetic, traffic = (sum(part) for part in zip(*effort.kernels, strict=True))
+    return np.maximum(arithmetic / at.flops, traffic / at.bandwidth)
+
+
+def _weights(model: Model, batch: Amount) -> Amount:
+    """Return the bytes of one layer's weights that a batch of tokens touches."""
+    dense = float(model.layer_bytes) - model.experts * model.expert_bytes
+    return dense + touched_experts(model, batch) * model.expert_bytes
+
+
+def step_effort(
+    model: Model, batch: Amount, context: Amount, *, layers: Amount = 1.0, processor: bool = False
+) -> Effort:
+    """Return the effort of some layers in one decode step, or of one layer in some steps.
+
+    Parameters
+    ----------
+    model : Model
+    batch : float or array
+        Sequences that take the step together, at least one.
+    context : float or array
+        Mean tokens that each attends to.
+    layers : float or array, optional
+        Layers times steps.
+    processor : bool, optional
+        Whether it is for processors, which do not amortise small batches as the roofline promises.
+    """
+    if processor:
+        gain = np.minimum(CPU_BATCH_GAIN_MOST, 1 + CPU_BATCH_GAIN * (batch - 1))
+        batch, layers = 1.0, layers * batch / gain
+    flops = 2.0 * batch * model.active_layer_parameters
+    attention = 4.0 * batch * context * model.heads * model.head_dim
+    cache = batch * context * model.kv_bytes_per_token
+    weights = _weights(model, batch)
+    kernels = ((layers * flops, layers * weights), (layers * attention, layers * cache))
+    return Effort(kernels, layers)
+
+
+def head_effort(model: Model, batch: Amount, *, steps: Amount = 1.0) -> Effort:
+    """Return the effort of the output head in some decode steps."""
+    weights = model.head_bytes or model.embedding_bytes
+    flops = 2.0 * model.hidden * model.vocabulary * batch
+    return Effort(((steps * flops, steps * weights),), 0.0)
+
+
+def prefill_effort(
+    model: Model, work: Tokens, *, layers: float = 1.0, passes: Amount | None = None
+) -> Effort:
+    """Return the effort of some layers over the prompts of some requests.
+
+    Parameters
+    ----------
+    model : Model
+    work : Tokens
+    layers : float, optional
+    passes : float or array, optional
+        How often the weights are read; by default once a request, however short it is. 0 where
+        the prompts ride on decode steps that read the weights anyway.
+    """
+    passes = work.requests if passes is None else passes
+    flops = 2.0 * work.input * model.active_layer_parameters
+    weights = passes * _weights(model, work.input / np.maximum(passes, MIN_PASSES))
+    attention = 2.0 * work.input_squared * model.heads * model.head_dim  # the causal half
+    cache = work.input * model.kv_bytes_per_token
+    kernels = ((layers * flops, layers * weights), (layers * attention, layers * cache))
+    return Effort(kernels, layers * passes)
+
+
+MIN_PASSES = 1e-9
+"""Where nothing is read, so that nothing is divided by zero."""
+
+
+def together(efforts: Iterable[Effort]) -> Effort:
+    """Return what is done one after the other on one device."""
+    found = tuple(efforts)
+    kernels = tuple(kernel for effort in found for kernel in effort.kernels)
+    return Effort(kernels, sum(effort.layers for effort in found))
+
+
 def layer_step(model: Model, at: Speed, batch: Amount, context: Amount) -> Amount:
     """Return the seconds of one layer in one decode step of `batch` sequences."""
-    if at.processor:
-        # Processors do not amortise small batches as the roofline promises.
-        gain = np.minimum(CPU_BATCH_GAIN_MOST, 1 + CPU_BATCH_GAIN * (batch - 1))
-        return _roofline(model, at, 1.0, context) * batch / gain
-    return _roofline(model, at, batch, context)
-
-
-def _roofline(model: Model, at: Speed, batch: Amount, context: Amount) -> Amount:
-    """Return the longer of the arithmetic and the bytes of one layer in one decode step."""
-    flops = 2 * model.active_layer_parameters + 4 * context * model.heads * model.head_dim
-    weights = float(model.layer_bytes) - model.experts * model.expert_bytes
-    weights += touched_experts(model, batch) * model.expert_bytes
-    moved = weights + batch * context * model.kv_bytes_per_token
-    seconds = np.maximum(
-        batch * flops / (at.efficiency.compute * at.flops),
-        moved / (at.efficiency.memory * at.bandwidth),
-    )
-    return seconds + at.efficiency.layer
+    return seconds(step_effort(model, batch, context, processor=at.processor), at)
 
 
 def head_step(model: Model, at: Speed, batch: Amount) -> Amount:
     """Return the seconds of the output head in one decode step."""
-    weights = model.head_bytes or model.embedding_bytes
-    flops = 2.0 * model.hidden * model.vocabulary * batch
-    return np.maximum(
-        flops / (at.efficiency.compute * at.flops),
-        weights / (at.efficiency.memory * at.bandwidth),
-    )
+    return seconds(head_effort(model, batch), at)
 
 
 def layer_prefill(model: Model, at: Speed, work: Tokens) -> Amount:
     """Return the seconds of one layer over the prompts of all requests."""
-    flops = 2 * work.input * model.active_layer_parameters
-    flops += 2 * work.input_squared * model.heads * model.head_dim  # the causal half
-    read = work.requests * model.layer_bytes / (at.efficiency.memory * at.bandwidth)
-    # A prompt reads the weights at least once, however short it is.
-    compute = np.maximum(flops / (at.efficiency.compute * at.flops), read)
-    return compute + work.requests * at.efficiency.layer
+    return seconds(prefill_effort(model, work), at)
 
 
 def steps(work: Inference, part: Tokens) -> tuple[Amount, Amount, Amount]:
@@ -186,13 +307,18 @@ def steps(work: Inference, part: Tokens) -> tuple[Amount, Amount, Amount]:
     return part.output / batch, batch, context
 
 
-def compute_seconds(work: Inference, part: Tokens, at: Speed) -> Amount:
-    """Return the seconds the whole model takes on one device for a range of requests."""
+def effort(work: Inference, part: Tokens, *, processor: bool = False) -> Effort:
+    """Return what a range of requests asks of one device that holds the whole model."""
     model = work.model
     count, batch, context = steps(work, part)
-    prefill = model.layers * layer_prefill(model, at, part)
-    step = model.layers * layer_step(model, at, batch, context) + head_step(model, at, batch)
-    return prefill + count * step
+    step = step_effort(model, batch, context, layers=model.layers * count, processor=processor)
+    head = head_effort(model, batch, steps=count)
+    return together((prefill_effort(model, part, layers=model.layers), step, head))
+
+
+def compute_seconds(work: Inference, part: Tokens, at: Speed) -> Amount:
+    """Return the seconds the whole model takes on one device for a range of requests."""
+    return seconds(effort(work, part, processor=at.processor), at)
 
 
 def load_seconds(model: Model, weights: float, server: Server) -> float:
@@ -459,12 +585,13 @@ def _inference(
         device = _device(variant, server)
         if variant is None or device is None:
             continue
-        at = speed(device, server, variant, work.parallelism.tensor or 1)
+        tensor = work.parallelism.tensor or 1
+        at = speed(device, server, variant, tensor, work)
         if at not in known:
             known[at] = compute_seconds(work, part, at)
         compute[number] = known[at]
         load[number] = load_seconds(work.model, work.model.bytes, server)
-        belief[number] = device.confidence
+        belief[number] = believed(device, server, work, tensor)
     return compute.T, load, belief
 
 
@@ -556,7 +683,7 @@ def _stage(
         return None
     model = work.model
     _, batch, context = steps(work, part)
-    at = speed(device, server, variant, work.parallelism.tensor or 1)
+    at = speed(device, server, variant, work.parallelism.tensor or 1, work)
     begin, end = member.layers or (0, model.layers)
     step = (end - begin) * layer_step(model, at, batch, context)
     prefill = (end - begin) * layer_prefill(model, at, part)

@@ -290,7 +290,8 @@ def _places(work: Inference, probe: Subtask, possible: Sequence[Server]) -> list
     for server in possible:
         room = tuple(server.plannable.items())
         links = (server.load_bandwidth, server.link_bandwidth, server.models)
-        kind = (server.devices, room, server.allocatable.get(CPU), links)
+        learnt = frozenset(server.calibration.items())
+        kind = (server.devices, room, server.allocatable.get(CPU), links, learnt)
         if kind not in known:
             known[kind] = _place(work, probe, server, whole)
         found.append(known[kind])
@@ -306,7 +307,7 @@ def _place(work: Inference, probe: Subtask, server: Server, whole: costs.Tokens)
         for d in server.devices
         if d.resource == variant.resource and variant.device in ("", d.name)
     )
-    at = costs.speed(device, server, variant, work.parallelism.tensor or 1)
+    at = costs.speed(device, server, variant, work.parallelism.tensor or 1, work)
     slots = min(room.get(name, 0) // n for name, n in variant.demand.items() if n > 0)
     loading = costs.load_seconds(work.model, work.model.bytes, server)
     return _Place(slots, at, costs.compute_seconds(work, whole, at), loading)
@@ -586,7 +587,7 @@ def _mixed(
     first = by_name[staged[0].cut.stages[0][0]]
     variant = _stage_variant(work, first, 1, Role.FIRST)
     assert variant is not None, "a stage that was cut fits its server"  # noqa: S101
-    at = costs.speed(stage_device(first), first, variant)
+    at = costs.speed(stage_device(first), first, variant, work=work)
     spans = ranges(work, [*shares, *(rest / count for _ in range(count))], at)
     subtasks: list[Subtask] = []
     for number, replica in enumerate(staged):
@@ -783,7 +784,8 @@ def _candidate(work: Inference, part: costs.Tokens, server: Server) -> pipelines
     table = np.full((4, model.layers + 1), np.inf)
     variant = _stage_variant(work, server, 1, Role.INNER)
     if variant is not None and max(fit):
-        at = costs.speed(stage_device(server), server, variant, work.parallelism.tensor or 1)
+        tensor = work.parallelism.tensor or 1
+        at = costs.speed(stage_device(server), server, variant, tensor, work)
         count, batch, context = costs.steps(work, part)
         layer = count * costs.layer_step(model, at, batch, context)
         layer += costs.layer_prefill(model, at, part)

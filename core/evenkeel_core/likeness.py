@@ -65,9 +65,10 @@ class Rack:
 def rack(subtasks: Sequence[Subtask], servers: Sequence[Server], *, exactly: bool = False) -> Rack:
     """Return the servers by what the checks and costs of some subtasks can tell apart.
 
-    Servers of one kind have the same devices, cores, links, models, taints and state, hold the
-    same of all demands, and have the same values of the labels that any of the subtasks asks for;
-    a server that one of them names is a kind of its own. With `exactly` they have the same room.
+    Servers of one kind have the same devices, cores, links, models, calibration, taints and state,
+    hold the same of all demands, and have the same values of the labels that any of the subtasks
+    asks for; a server that one of them names is a kind of its own. With `exactly` they have the
+    same room.
     O(S) beside the classes of subtasks.
 
     No two machines report the same memory to the last page: what they have of it makes a
@@ -91,7 +92,8 @@ def rack(subtasks: Sequence[Subtask], servers: Sequence[Server], *, exactly: boo
     for server, some in zip(servers, held, strict=True):
         hard = server.accelerators, server.processors, server.allocatable.get(CPU), some
         link = server.link_bandwidth, server.load_bandwidth
-        found.add((hard, link, server.models, standing(server)))
+        learnt = frozenset(server.calibration.items())
+        found.add((hard, link, server.models, learnt, standing(server)))
     classes = found.classes()
     firsts = classes.firsts.tolist()
     examples = tuple(servers[first] for first in firsts)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from evenkeel_core.efficiencies import Estimate, Setting
 from evenkeel_core.quantities import GIB, Bytes, Seconds, Vector, minus
 
 REFERENCE_FLOPS = 5e12
@@ -72,6 +73,8 @@ class Server:
     """Models whose weights are on the server, by sha256 and by name."""
     observed_load: float | None = None
     """Measured seconds of queued reference work, or None where nothing fresh was measured."""
+    calibration: Mapping[Setting, Estimate] = field(default_factory=dict)
+    """What was learnt of its devices from observed times (`evenkeel_core.calibrating`)."""
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -84,6 +87,11 @@ class Server:
         return {
             name: max(0, amount) for name, amount in minus(self.allocatable, self.reserve).items()
         }
+
+    def calibrated(self, setting: Setting) -> Estimate | None:
+        """Return what was learnt of a setting, else of the nearest wider one."""
+        found = (self.calibration.get(kin) for kin in setting.kin())
+        return next((estimate for estimate in found if estimate is not None), None)
 
 
 def rate(server: Server) -> float:

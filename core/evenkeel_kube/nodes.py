@@ -51,6 +51,7 @@ def server(
         if value
     }
     latency = hardware.get("linkLatencySeconds")
+    late: dict[str, Any] = {} if latency is None else {"link_latency": Seconds(latency)}
     return Server(
         name=metadata["name"],
         allocatable=room,
@@ -64,7 +65,7 @@ def server(
         reserve=_reserve(labels, capacity, profile),
         models=_models(profile),
         **link,
-        **({} if latency is None else {"link_latency": Seconds(latency)}),
+        **late,
     )
 
 

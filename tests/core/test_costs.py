@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenkeel_core import costs, decomposing, facts
+from evenkeel_core.efficiencies import Efficiency, Setting, estimate
 from evenkeel_core.jobs import (
     CostModel,
     Engine,
@@ -72,6 +73,54 @@ def test_no_step_is_faster_than_its_bytes(batch: float, context: float, processo
     assert step >= LLAMA.layer_bytes / at.bandwidth
 
 
+def test_a_roofline_has_a_round_corner_on_accelerators_and_a_sharp_one_on_processors() -> None:
+    """3 s of arithmetic and 4 s of traffic; then one half as fast, and two layers of 0.1 s."""
+    effort = costs.Effort(((3e12, 4e9),), 2.0)
+    whole = Efficiency(1.0, 1.0, 0.0)
+    gpu = costs.Speed(1e12, 1e9, whole, processor=False)
+    assert costs.seconds(effort, gpu) == pytest.approx(5.0)
+    assert costs.seconds(effort, replace(gpu, processor=True)) == pytest.approx(4.0)
+    half = replace(gpu, efficiency=Efficiency(0.375, 2 / 3, 0.1))
+    assert costs.seconds(effort, half) == pytest.approx(10.0 + 0.2)
+    assert costs.bound(effort, half) == pytest.approx(4.0)
+
+
+def test_kernels_run_one_after_the_other() -> None:
+    """One bound by arithmetic, one by traffic: neither hides the other."""
+    effort = costs.Effort(((3e12, 0.0), (0.0, 4e9)), 0.0)
+    at = costs.Speed(1e12, 1e9, Efficiency(1.0, 1.0, 0.0), processor=True)
+    assert costs.seconds(effort, at) == pytest.approx(7.0)
+    assert costs.bound(effort, at) == pytest.approx(4.0)
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from([LLAMA, MIXTRAL]),
+    st.booleans(),
+    st.tuples(st.floats(1, 300), st.floats(0, 8000), st.floats(1, 8000)),
+    st.tuples(st.floats(0, 300), st.floats(0, 8000), st.floats(0, 8000)),
+)
+def test_more_tokens_never_cost_less(
+    model: Model,
+    processor: bool,
+    few: tuple[float, float, float],
+    more: tuple[float, float, float],
+) -> None:
+    at = costs.Speed(1e14, 1e12, costs.ACCELERATOR_EFFICIENCY, processor)
+
+    def step(batch: float, context: float) -> float:
+        return costs.layer_step(model, at, batch, context)
+
+    def prompt(tokens: float) -> float:
+        return costs.layer_prefill(model, at, costs.Tokens(1, tokens, tokens**2, 0.0))
+
+    (batch, context, tokens), rounding = few, 1 - 1e-12
+    assert step(batch + more[0], context) >= step(batch, context) * rounding
+    assert step(batch, context + more[1]) >= step(batch, context) * rounding
+    assert prompt(tokens + more[2]) >= prompt(tokens) * rounding
+    assert costs.head_step(model, at, batch + more[0]) >= costs.head_step(model, at, batch)
+
+
 def test_small_batches_gain_little_on_processors() -> None:
     """Measured with llama.cpp: four sequences take 3.6 times as long as one."""
     at = costs.Speed(100e9, 16.4e9, costs.CPU_EFFICIENCY, processor=True)
@@ -106,6 +155,33 @@ def test_tensor_parallel_accelerators_are_faster_than_one_but_not_in_proportion(
         costs.speed(machine.accelerators[0], machine, Variant(GPU, {}), tensor=n) for n in (1, 4)
     )
     assert one.flops < four.flops < 4 * one.flops
+
+
+LEARNT = estimate(Efficiency(0.31, 0.62, 2e-5), (0.1, 0.1, 0.1), 12)
+HERE = Setting("llama-3.1-8b-instruct-q4_k_m.gguf", "simulator", "L4")
+
+
+def test_what_a_server_has_learnt_is_used_for_that_model_engine_and_device() -> None:
+    machine = accelerated("gpu", "L4", calibration={HERE: LEARNT})
+    device, variant = machine.accelerators[0], Variant(GPU, {})
+    at = costs.speed(device, machine, variant, work=work())
+    assert at.efficiency == LEARNT.efficiency
+    assert (at.flops, at.bandwidth) == (device.peak_flops, device.bandwidth)
+    for other in (
+        costs.speed(device, machine, variant),
+        costs.speed(device, machine, variant, work=work(MIXTRAL)),
+        costs.speed(device, machine, variant, work=replace(work(), engine=Engine.VLLM)),
+        costs.speed(device, machine, variant, tensor=2, work=work()),
+    ):
+        assert other.efficiency == costs.ACCELERATOR_EFFICIENCY
+
+
+def test_what_was_learnt_over_four_accelerators_counts_them_as_one() -> None:
+    machine = accelerated("gpu", "L4", calibration={replace(HERE, tensor=4): LEARNT})
+    device = machine.accelerators[0]
+    at = costs.speed(device, machine, Variant(GPU, {}), 4, work())
+    assert at.flops == 4 * device.peak_flops
+    assert at.efficiency == LEARNT.efficiency
 
 
 def test_known_lengths_and_their_mean_agree() -> None:
@@ -169,6 +245,23 @@ def test_only_the_device_that_is_used_must_be_known() -> None:
     found = built(batch(), [replace(accelerated("a", "L4"), processors=guess)])
     assert found.measured.all()
     assert not built(batch(), [replace(server("a"), processors=guess)]).measured.any()
+
+
+def test_a_calibrated_server_costs_what_was_learnt_and_is_believed() -> None:
+    guess = Device("?", CPU, 1, Bytes(0), 1e12, 50e9, confidence=0.2)
+    slow = estimate(Efficiency(0.1, 0.1, 0.0), (0.1, 0.1, 0.1))
+    learnt = {replace(HERE, device="?"): slow}
+    found = built(
+        batch(),
+        [
+            replace(server("a"), processors=guess),
+            replace(server("b", calibration=learnt), processors=guess),
+        ],
+    )
+    assert found.kind.tolist() == [0, 1]
+    assert found.measured.all(axis=0).tolist() == [False, True]
+    # Nothing but traffic counts here, at a tenth of the bandwidth and not 0.95 of it.
+    assert (found.compute[:, 1] / found.compute[:, 0] > 5).all()
 
 
 def test_the_larger_of_committed_and_observed_load_counts() -> None:
