@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from evenkeel_core import calibrating, efficiencies
+from evenkeel_core.efficiencies import Efficiency, Estimate, Setting
 from evenkeel_core.quantities import CPU, MEMORY, PODS, Seconds, Vector, minus, plus
 from evenkeel_core.servers import (
     CONTROL_PLANE_RESERVE,
@@ -52,11 +54,13 @@ def server(
     }
     latency = hardware.get("linkLatencySeconds")
     late: dict[str, Any] = {} if latency is None else {"link_latency": Seconds(latency)}
+    processors = devices.processors(labels, hardware, capacity)
+    accelerators = devices.accelerators(labels, hardware, capacity)
     return Server(
         name=metadata["name"],
         allocatable=room,
-        processors=devices.processors(labels, hardware, capacity),
-        accelerators=devices.accelerators(labels, hardware, capacity),
+        processors=processors,
+        accelerators=accelerators,
         labels=labels,
         taints=_taints(node),
         ready=_ready(status),
@@ -64,6 +68,7 @@ def server(
         and not ((profile or {}).get("spec") or {}).get("excluded", False),
         reserve=_reserve(labels, capacity, profile),
         models=_models(profile),
+        calibration=_calibration(profile, (*accelerators, processors)[0].name),
         **link,
         **late,
     )
@@ -125,6 +130,28 @@ def _models(profile: Object | None) -> frozenset[str]:
     return frozenset(
         value for model in present for key in ("name", "sha256") if (value := model.get(key))
     )
+
+
+def _calibration(profile: Object | None, first: str) -> dict[Setting, Estimate]:
+    """Return what was learnt of a server; what names no device is of its first."""
+    learnt = ((profile or {}).get("status") or {}).get("calibration") or ()
+    return {
+        Setting(
+            item["model"], item["engine"], item.get("device") or first, item.get("tensor") or 1
+        ): _belief_in(item)
+        for item in learnt
+    }
+
+
+def _belief_in(item: Object) -> Estimate:
+    reached = Efficiency(min(1.0, item["compute"]), min(1.0, item["memory"]), item["layerSeconds"])
+    uncertainty, samples = item["uncertainty"], item["samples"]
+    belief = efficiencies.estimate(reached, (uncertainty,) * 3, samples)
+    try:
+        return Estimate(belief.logs, tuple(item.get("covariance") or belief.covariance), samples)
+    except ValueError:
+        # No schema says that a matrix is a covariance; the uncertainty says enough.
+        return belief
 
 
 # Pods
@@ -224,11 +251,11 @@ def foreign(
 def servers(
     nodes: Sequence[Object], profiles: Sequence[Object] = (), pods: Iterable[Object] = ()
 ) -> list[Server]:
-    """Return the servers of a cluster, sorted by name."""
+    """Return the servers of a cluster, sorted by name; alike ones share what they learnt."""
     by_name = {profile["metadata"]["name"]: profile for profile in profiles}
     taken = foreign(pods)
     found = [
         server(node, by_name.get(node["metadata"]["name"]), taken.get(node["metadata"]["name"]))
         for node in nodes
     ]
-    return sorted(found, key=lambda item: item.name)
+    return calibrating.shared(sorted(found, key=lambda item: item.name))

@@ -18,7 +18,7 @@ from evenkeel_core.servers import Server
 from evenkeel_kube import amounts, devices, documents, names, nodes
 from evenkeel_kube.kinds.schema import Api, Labels, ObjectName
 from evenkeel_kube.kinds.schema import Text as ShortText
-from evenkeel_kube.kinds.serverprofile import ServerProfile
+from evenkeel_kube.kinds.serverprofile import Estimate, ServerProfile
 
 Object = dict[str, Any]
 
@@ -92,12 +92,19 @@ class ShortServer(Api):
     models: Annotated[list[ShortText], Field(max_length=256)] = Field(
         default=[], description="Weights that are on its disk, by file name."
     )
+    calibration: Annotated[list[Estimate], Field(max_length=256)] = Field(
+        default=[], description="What was learnt of it, as in a ServerProfile's status."
+    )
     reserve: dict[str, Quantity] | None = Field(default=None, description="Never planned.")
     labels: Labels = Field(default={})
     taints: Annotated[list[ShortTaint], Field(max_length=32)] = Field(default=[])
     capacity: dict[str, Quantity] = Field(
         default={}, description="Further resources; cpu and memory may stand here too."
     )
+
+
+PARTS: Mapping[str, type[Api]] = {"taints": ShortTaint, "calibration": Estimate}
+"""Parts of the short form that are lists, beside `gpus`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +290,10 @@ def _short(entry: Mapping[str, Any], where: str) -> Iterator[tuple[Object, Objec
                 "status": {
                     "hardware": _hardware(server, kinds),
                     "models": [{"name": model} for model in server.models],
+                    "calibration": [
+                        learnt.model_dump(by_alias=True, exclude_none=True)
+                        for learnt in server.calibration
+                    ],
                 },
             },
         )
@@ -295,8 +306,8 @@ def _first(error: ValidationError) -> str:
     parts = [part for part in first["loc"] if not re.search(r"[\[(]|^Gpus$", str(part))]
     field = ".".join(str(part) for part in parts)
     if first["type"] == "extra_forbidden":
-        known = ", ".join(sorted(_aliases(ShortServer if len(parts) == 1 else Gpus)))
-        return f"{field} is no field of a server; there are {known}"
+        part = ShortServer if len(parts) == 1 else PARTS.get(str(parts[0]), Gpus)
+        return f"{field} is no field of a server; there are {', '.join(sorted(_aliases(part)))}"
     said = first["msg"].removeprefix("Value error, ")
     said = re.sub(" or instance of .*", "", said)
     return f"{field}: {said[:1].lower()}{said[1:]}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from evenkeel_core import calibrating
 from evenkeel_core.costs import MANY
 from evenkeel_core.quantities import PODS, Vector
 from evenkeel_core.releasing import Occupied
@@ -130,7 +131,7 @@ class Servers:
         self._ready_since = {
             name: self._ready_since.get(name, now) for name, held in made.items() if held[3].ready
         }
-        return {name: held[3] for name, held in made.items()}
+        return {one.name: one for one in calibrating.shared([held[3] for held in made.values()])}
 
 
 def snapshot(caches: Caches, servers: Servers) -> Snapshot:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from evenkeel_core import facts
+from evenkeel_core.efficiencies import Efficiency, Setting, estimate
 from evenkeel_core.quantities import CPU, GIB, MEMORY, PODS
 from evenkeel_kube import devices, names, nodes
 
@@ -178,3 +179,46 @@ def test_servers_come_sorted_with_their_own_profiles() -> None:
     profile = {"metadata": {"name": "b"}, "spec": {"excluded": True}}
     found = nodes.servers([node("b"), node("a")], [profile])
     assert [(s.name, s.schedulable) for s in found] == [("a", True), ("b", False)]
+
+
+LEARNT = {
+    "model": "m.gguf", "engine": "vllm", "compute": 0.4, "memory": 0.7, "layerSeconds": 1e-5,
+    "uncertainty": 0.2, "samples": 3,
+}  # fmt: skip
+
+
+def profiled(*calibration: Object) -> Object:
+    return {"metadata": {"name": "n"}, "status": {"calibration": list(calibration)}}
+
+
+def test_what_was_learnt_is_read_from_the_profile() -> None:
+    covariance = [0.04, 0.01, 0.09, 0.0, 0.0, 1.0]
+    tensor = {**LEARNT, "device": "T4", "tensor": 2, "covariance": covariance}
+    labels = {devices.NVIDIA_PRODUCT: "Tesla-T4"}
+    found = nodes.server(
+        node(labels=labels, **{"nvidia.com/gpu": "2"}), profiled(LEARNT, tensor)
+    ).calibration
+    one, two = Setting("m.gguf", "vllm", "T4"), Setting("m.gguf", "vllm", "T4", 2)
+    assert set(found) == {one, two}
+    assert found[one] == estimate(Efficiency(0.4, 0.7, 1e-5), (0.2, 0.2, 0.2), 3)
+    assert found[two].covariance == tuple(covariance)
+
+
+def test_of_a_server_without_accelerators_the_processors_were_measured() -> None:
+    found = nodes.server(node(labels={devices.CPU_MODEL: "EPYC-7763"}), profiled(LEARNT))
+    assert set(found.calibration) == {Setting("m.gguf", "vllm", "EPYC-7763")}
+
+
+def test_a_matrix_that_is_no_covariance_is_not_believed() -> None:
+    broken = {**LEARNT, "covariance": [0.01, 5.0, 0.01, 0.0, 0.0, 0.01]}
+    (found,) = nodes.server(node(), profiled(broken)).calibration.values()
+    assert found.uncertainty == pytest.approx(0.2)
+
+
+def test_a_server_that_measured_nothing_learns_from_one_alike() -> None:
+    labels = {devices.NVIDIA_PRODUCT: "NVIDIA-L4"}
+    rack = [node(name, labels, **{"nvidia.com/gpu": "1"}) for name in ("n", "o")]
+    _, other = nodes.servers(rack, [profiled(LEARNT)])
+    lent = other.calibrated(Setting("m.gguf", "vllm", "L4"))
+    assert lent is not None
+    assert lent.efficiency.compute == pytest.approx(0.4)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from evenkeel_core.efficiencies import Efficiency, Setting, estimate
 from evenkeel_core.quantities import CPU, GIB, MEMORY
 from evenkeel_kube import racks
 
@@ -53,6 +54,26 @@ def test_the_short_form_says_all_of_it() -> None:
     assert first.models == {"llama.gguf"}
 
 
+def test_the_short_form_carries_what_was_learnt() -> None:
+    learnt = """
+- name: a
+  cpu: 8
+  memory: 32Gi
+  gpus: {product: L4}
+  calibration:
+  - {model: m.gguf, engine: vllm, compute: 0.4, memory: 0.7, layerSeconds: 1.0e-5,
+     uncertainty: 0.1, samples: 3}
+- {name: b, cpu: 8, memory: 32Gi, gpus: {product: L4}}
+"""
+    first, second = racks.read(learnt).servers()
+    setting = Setting("m.gguf", "vllm", "L4")
+    assert first.calibration[setting] == estimate(Efficiency(0.4, 0.7, 1e-5), (0.1, 0.1, 0.1), 3)
+    # The other L4 is lent it, less sure.
+    lent = second.calibration[setting]
+    assert lent.efficiency.compute == pytest.approx(0.4)
+    assert lent.uncertainty > first.calibration[setting].uncertainty
+
+
 NODE = """
 kind: Node
 metadata: {name: b, labels: {nvidia.com/gpu.product: NVIDIA-L4}}
@@ -90,6 +111,14 @@ def test_nodes_and_profiles_are_read_beside_it() -> None:
         ("- {name: a, cpu: 1, memory: 1Gi, gpus: {product: L4, count: 0}}", "gpus.count"),
         ("- {name: a, cpu: 1, memory: 1Gi, taints: [{key: a, effect: Never}]}", "taints.0.effect"),
         ("- {name: a, cpu: 1, memory: 1Gi}\n- {name: a, cpu: 1, memory: 1Gi}", "two servers"),
+        (
+            "- {name: a, cpu: 1, memory: 1Gi, taints: [{key: a, colour: red}]}",
+            "a: taints.0.colour is no field of a server; there are effect, key, value",
+        ),
+        (
+            "- {name: a, cpu: 1, memory: 1Gi, calibration: [{compute: 1.2, model: m, engine: e}]}",
+            r"a: calibration\.0\.compute: input should be less than or equal to 1",
+        ),
         ("kind: Pod\nmetadata: {name: a}", "kind must be Node or ServerProfile"),
         ("kind: Node\nmetadata: {}", "metadata.name is missing"),
         ("kind: Node\nmetadata: {name: a}", r"status\.allocatable\.cpu is missing"),

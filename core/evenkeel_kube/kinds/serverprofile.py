@@ -102,20 +102,34 @@ class ProbedHardware(Hardware):
 
 
 class Estimate(Api):
-    """Measured efficiencies of one model on one engine."""
+    """Measured efficiencies of one model on one engine and one device."""
 
     model: Text
-    """The model it was observed with."""
+    """The model it was observed with: its weights file, or its name."""
     engine: Text
     """The engine it was observed with."""
-    compute: Annotated[float, Field(gt=0, le=10)]
+    device: Annotated[str, Field(max_length=128)] | None = Field(
+        default=None,
+        description="As the device table or the node label calls it; default the server's first.",
+    )
+    tensor: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="Devices that every layer was split over."
+    )
+    compute: Annotated[float, Field(gt=0, le=1)]
     """Share of the peak compute rate that is reached."""
-    memory: Annotated[float, Field(gt=0, le=10)]
+    memory: Annotated[float, Field(gt=0, le=1)]
     """Share of the memory bandwidth that is reached."""
     layer_seconds: Annotated[float, Field(ge=0, le=60)]
     """Fixed seconds a layer."""
     uncertainty: Annotated[float, Field(ge=0, le=100)]
     """Standard deviation of the log of the estimate."""
+    covariance: (
+        Annotated[list[Annotated[float, Field(ge=-1e4, le=1e4)]], Field(min_length=6, max_length=6)]
+        | None
+    ) = Field(
+        default=None,
+        description="Of the logs of the three, lower triangle; default from the uncertainty.",
+    )
     samples: Annotated[int, Field(ge=0)]
     """Observations it rests on."""
 
