@@ -5,14 +5,16 @@ import gzip
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks import helix, instances
+from benchmarks import helix, instances, profiles
 
-from evenkeel_core import packings
+from evenkeel_core import costs, facts, packings
+from evenkeel_core.efficiencies import Efficiency
 
 ROOT = Path(__file__).parents[2]
 
@@ -322,3 +324,123 @@ def test_a_plan_scales_and_goes_on(world: list[str]) -> None:
     assert all(row["stable"] and row["peak_mb"] > 0 for row in found["rows"])
     assert found["largest"]["seconds"] == found["rows"][-1]["seconds"] > 0
     assert found["add_one_ms"] > 0
+
+
+TRUTH = {"T4": Efficiency(0.3, 0.8, 2e-4), "A100-SXM4-80GB": Efficiency(0.7, 0.6, 2e-5)}
+
+
+def timed() -> list[profiles.Row]:
+    """Return times of a known truth, 3 % to either side."""
+    random, rows = np.random.default_rng(0), []
+    model = profiles.model("Llama-2-70B", "F16")
+    assert model is not None
+    for device, truth in TRUTH.items():
+        table = facts.device(device)
+        assert table is not None
+        at = costs.Speed(facts.peak_flops(table), facts.bandwidth(table), truth, processor=False)
+        for number in range(100):
+            tokens = float(np.exp(random.uniform(0, 8)))
+            prompts, steps = (1.0, 0.0) if number % 2 else (0.0, 1.0)
+            batch = float(random.integers(1, 200))
+            effort = (
+                costs.prefill_effort(model, costs.Tokens(1, tokens, tokens**2, 0.0), passes=1)
+                if prompts
+                else costs.step_effort(model, batch, tokens)
+            )
+            seconds = costs.seconds(effort, at) * float(np.exp(random.normal(0, 0.03)))
+            rows.append(
+                profiles.Row(
+                    "made", device, "vllm", "Llama-2-70B", "F16", device, 1,
+                    "prefill" if prompts else "decode", prompts, tokens if prompts else 0.0,
+                    prompts, steps, 0.0 if prompts else batch, 0.0 if prompts else tokens, 1,
+                    seconds,
+                )
+            )  # fmt: skip
+    return rows
+
+
+def test_times_are_predicted_from_a_tenth_of_them(tmp_path: Path) -> None:
+    given, written = tmp_path / "given.csv", tmp_path / "written.csv"
+    profiles.write(given, timed())
+    found = run("costs", "--profiles", str(given), "--write", str(written), "--seeds", "3")
+    assert found["rows"] == 200
+    assert found["calibrated_on"] == 20
+    assert found["median_abs_error_percent"] < 5
+    assert found["median_abs_error_percent_one_by_one"] < 8
+    assert found["median_abs_error_percent_uncalibrated"] > 10
+    assert found["ceiling_violations"] == 0
+    assert {"made", "T4 x1", "decode", "made prefill"} <= set(found["by"])
+    assert written.read_text() == given.read_text()
+
+
+def test_times_above_the_ceiling_are_never_predicted(tmp_path: Path) -> None:
+    """Ten times as fast as the device can be: counted, not believed."""
+    given = tmp_path / "given.csv"
+    profiles.write(given, [replace(row, seconds=row.seconds / 100) for row in timed()])
+    found = run("costs", "--profiles", str(given), "--seeds", "2", "--share", "0.5")
+    assert found["measured_above_the_ceiling"] == 200
+    assert found["ceiling_violations"] == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("model", "Unheard-9B", "2: model Unheard-9B is no row of the model table"),
+        ("device", "Abacus", "2: device Abacus is no row of the accelerator table"),
+        ("quantization", "Q99", "2: quantization Q99 is not known"),
+        ("phase", "sleep", "2: phase sleep must be one of prefill, decode, first-token"),
+        ("seconds", "0", "2: seconds 0 must be a positive time"),
+        ("seconds", "nan", "2: seconds nan must be 0 or more"),
+        ("devices", "0", "2: devices 0 must be at least 1"),
+        ("batch", "some", "2: batch some is no number"),
+        ("batch", "0.5", "2: batch 0.5 must be at least 1 where there are steps"),
+        ("steps", "0", "2: steps 0 and prompts are both 0: nothing was done"),
+        ("source", "", "2: source is empty"),
+        (None, "", "column source is missing; there must be source, server,"),
+    ],
+)
+def test_a_profile_that_is_wrong_is_one_sentence(
+    tmp_path: Path, column: str | None, value: str, said: str
+) -> None:
+    given = tmp_path / "given.csv"
+    profiles.write(given, [next(row for row in timed() if row.steps)])
+    head, line = given.read_text().splitlines()
+    cells = dict(zip(head.split(","), line.split(","), strict=True))
+    if column is None:
+        head = head.replace("source", "origin")
+    else:
+        cells[column] = value
+    given.write_text(f"{head}\n{','.join(cells.values())}\n")
+    with pytest.raises(profiles.InvalidProfile) as refused:
+        profiles.read(given)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00", b"source\n"])
+def test_what_is_no_profile_ends_without_a_traceback(tmp_path: Path, content: bytes | None) -> None:
+    given = tmp_path / "given.csv"
+    if content is not None:
+        given.write_bytes(content)
+    words = [sys.executable, "-m", "benchmarks.costs", "--profiles", str(given)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"costs: {given}: ")
+
+
+def test_what_ran_beside_a_request_is_read_from_the_others(tmp_path: Path) -> None:
+    """Two requests of 10 steps, the second prefilled while the first decodes."""
+    path = tmp_path / "requests.csv"
+    path.write_text(
+        "scheduled_s,first_token_s,last_token_s,input_tokens,output_tokens\n"
+        "0,1,11,100,11\n"
+        "5,6,16,200,11\n"
+    )
+    rows = list(profiles.vllm(path, "run", "Llama-3.1-8B", "L4", 1))
+    prefill, _, first, second = rows
+    assert (prefill.prompts, prefill.prompt_tokens, prefill.passes, prefill.steps) == (1, 100, 1, 0)
+    assert (first.phase, first.steps, first.seconds, first.passes) == ("decode", 10, 10, 0)
+    assert (first.prompts, first.prompt_tokens) == (1, 200)
+    assert first.batch == pytest.approx(1.5)
+    # Ten seconds at 105.5 tokens beside five at 202.75.
+    assert first.context == pytest.approx((10 * 105.5 + 5 * 202.75) / 15)
+    assert (second.prompts, second.batch) == (0, 1.5)
