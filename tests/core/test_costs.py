@@ -85,6 +85,22 @@ def test_a_roofline_has_a_round_corner_on_accelerators_and_a_sharp_one_on_proces
     assert costs.bound(effort, half) == pytest.approx(4.0)
 
 
+@pytest.mark.parametrize("model", [LLAMA, MIXTRAL])
+@pytest.mark.parametrize("processor", [False, True])
+def test_many_ranges_at_once_take_what_each_takes(model: Model, processor: bool) -> None:
+    at = costs.Speed(1e14, 1e12, costs.ACCELERATOR_EFFICIENCY, processor)
+    inference = replace(work(model), requests=Requests(100, 300.0, 50.0))
+    parts = [costs.tokens(inference, 0, end) for end in (1, 3, 40, 100)]
+    together = costs.Tokens(
+        *(
+            np.array([getattr(part, column) for part in parts], dtype=float)
+            for column in ("requests", "input", "input_squared", "output")
+        )
+    )
+    alone = [costs.compute_seconds(inference, part, at) for part in parts]
+    np.testing.assert_allclose(costs.compute_seconds(inference, together, at), alone)
+
+
 def test_kernels_run_one_after_the_other() -> None:
     """One bound by arithmetic, one by traffic: neither hides the other."""
     effort = costs.Effort(((3e12, 0.0), (0.0, 4e9)), 0.0)
