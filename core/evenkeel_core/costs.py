@@ -388,8 +388,10 @@ def problem(
     compute[~feasible[need]] = np.inf
     seconds = compute + load[need]
     if job.cost_model is CostModel.SHARES:
-        pairs = np.bincount(rows.number)[:, None] * np.bincount(rack.kind)
-        seconds = compute = _shares(needs[need], rack.examples, resources, seconds, pairs)
+        works = np.array([[subtask.work] for subtask in firsts], dtype=float).reshape(-1, 1)
+        works = np.where(feasible[need], works, np.inf)
+        seconds = compute = _shares(needs[need], rack.examples, resources, works)
+        believed = np.ones_like(feasible)  # the shares of a device are known without its speed
     edge, edge_bytes, dependency = _edges(graph)
     observed = [server.observed_load or 0.0 for server in servers]
     capacity = [{PODS: MANY, **server.plannable} for server in servers]
@@ -699,33 +701,37 @@ def _stage(
     return _StageSeconds(load_seconds(model, member.weight_bytes, server), prefill, step)
 
 
+LEAST_SHARES = 1e-6
+"""Shares of what asks for nothing at all: it still takes a place, and has a logarithm."""
+
+
 def _shares(
     needs: Ints,
     kinds: Sequence[Server],
     resources: tuple[str, ...],
     seconds: Floats,
-    pairs: Ints,
 ) -> Floats:
-    """Return the claim's matrix: Σ_r w_r d_tr/a_ir, resources weighted alike, (A, K).
+    """Return the claim's matrix in seconds: Σ_r d_tr/a_ir times the work of the subtask.
 
-    Scaled so that its median over all pairs is that of the seconds: loads and edges stay
-    comparable.
+    Parameters
+    ----------
+    needs : (A, K, R) integer array
+        What each row of subtasks takes of each kind of server.
+    kinds : sequence of Server, of length K
+    resources : tuple of str, of length R
+    seconds : (A, K) array
+        Of each row, changed by no demand and no server: what one whole share of everything lasts.
+        Infinite where it may not run.
+
+    Notes
+    -----
+    Resources weigh alike and are summed, not averaged, and nothing is scaled by other entries: a
+    larger demand or less to have never lowers any entry.
     """
     available = np.maximum(_amounts([server.plannable for server in kinds], resources), 1)
     asked = [index for index, name in enumerate(resources) if name != PODS]
-    shares = (needs / available)[:, :, asked].mean(axis=2)
+    shares = (needs / available)[:, :, asked].sum(axis=2)
     finite = np.isfinite(seconds)
-    if not finite.any():
-        return seconds
-    middle = _median(shares[finite], pairs[finite])
-    if not middle > 0:
-        return seconds
-    return np.where(finite, shares * (_median(seconds[finite], pairs[finite]) / middle), np.inf)
-
-
-def _median(values: Floats, count: Ints) -> float:
-    """Return the median of values of which each is there so many times."""
-    order = np.argsort(values, kind="stable")
-    until = np.cumsum(count[order])
-    low, high = np.searchsorted(until, [(until[-1] - 1) // 2, until[-1] // 2], side="right")
-    return float(values[order[low]] + values[order[high]]) / 2
+    result: Floats = np.full(seconds.shape, np.inf)
+    result[finite] = np.maximum(shares[finite], LEAST_SHARES) * seconds[finite]
+    return result

@@ -22,9 +22,9 @@ from evenkeel_core.jobs import (
 )
 from evenkeel_core.models import Model
 from evenkeel_core.problems import Problem
-from evenkeel_core.quantities import CPU, GIB, MEMORY, PODS, Bytes, Seconds
+from evenkeel_core.quantities import CPU, GIB, MEMORY, PODS, Bytes, Seconds, Work
 from evenkeel_core.servers import Device, Server
-from evenkeel_core.subtasks import TaskGraph, Variant
+from evenkeel_core.subtasks import Subtask, TaskGraph, Variant
 
 GPU = "nvidia.com/gpu"
 
@@ -298,6 +298,82 @@ def test_the_shares_are_demand_over_what_is_there() -> None:
     found = built(job, [server("a"), small])
     # An eighth of what the large one has: eight times the share.
     assert found.cost[0, 1] / found.cost[0, 0] == pytest.approx(8.0)
+
+
+def test_the_shares_are_of_the_estimate_and_nothing_else() -> None:
+    """10 s at 1/64 of the processors and 1/256 of the memory, by hand."""
+    task = Task("t", Template({CPU: 1000, MEMORY: GIB}, Seconds(10.0)))
+    other = Task("u", Template({CPU: 64_000}, Seconds(70.0)))
+    for tasks in ((task,), (task, other)):
+        found = built(Job("default/t", "u", tasks, cost_model=CostModel.SHARES), [server("a")])
+        assert found.cost[0, 0] == pytest.approx(10 * (1 / 64 + 1 / 256))
+
+
+amounts = st.fixed_dictionaries(
+    {CPU: st.integers(0, 16_000), MEMORY: st.integers(0, 64 * GIB), GPU: st.integers(0, 4)}
+)
+templates = st.builds(Template, amounts, st.floats(1.0, 1e4).map(Seconds))
+rooms = st.fixed_dictionaries(
+    {CPU: st.integers(0, 64_000), MEMORY: st.integers(0, 256 * GIB), GPU: st.integers(0, 8)}
+)
+
+
+def shares(works: list[Template], rack: list[dict[str, int]]) -> np.ndarray:
+    tasks = tuple(Task(f"t{number}", one) for number, one in enumerate(works))
+    servers = [
+        replace(accelerated(f"s{number}", "L4"), allocatable=room)
+        for number, room in enumerate(rack)
+    ]
+    graph = TaskGraph(
+        tuple(
+            Subtask(task.name, task.name, task.name, 0, Work(one.estimated_seconds),
+                    (Variant(GPU if one.demand[GPU] else CPU, one.demand),))
+            for task, one in zip(tasks, works, strict=True)
+        )
+    )  # fmt: skip
+    job = Job("default/t", "u", tasks, cost_model=CostModel.SHARES)
+    return costs.problem(job, graph, servers, {}).cost
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(templates, min_size=1, max_size=4),
+    st.lists(rooms, min_size=1, max_size=4),
+    st.data(),
+)
+def test_more_demand_or_less_to_have_never_lowers_an_entry(
+    works: list[Template], rack: list[dict[str, int]], data: st.DataObject
+) -> None:
+    before = shares(works, rack)
+    resource = data.draw(st.sampled_from([CPU, MEMORY, GPU]))
+    if data.draw(st.booleans(), label="raise a demand"):
+        index = data.draw(st.integers(0, len(works) - 1))
+        more = works[index].demand[resource] + data.draw(st.integers(0, 64 * GIB))
+        demand = {**works[index].demand, resource: more}
+        works = [*works[:index], replace(works[index], demand=demand), *works[index + 1 :]]
+    else:
+        index = data.draw(st.integers(0, len(rack) - 1))
+        less = data.draw(st.integers(0, rack[index][resource]))
+        rack = [*rack[:index], {**rack[index], resource: less}, *rack[index + 1 :]]
+    assert (shares(works, rack) >= before).all()
+
+
+def test_the_shares_of_a_model_grow_with_its_demand_and_not_with_its_speed() -> None:
+    """Fewer cores make it slower, and still take a smaller share."""
+    task = batch().tasks[0]
+    assert isinstance(task.work, Inference)
+
+    def cost(**more: object) -> np.ndarray:
+        work = replace(task.work, **more)  # type: ignore[arg-type]
+        found = built(
+            replace(batch(), tasks=(replace(task, work=work),), cost_model=CostModel.SHARES),
+            [server("a"), server("b")],
+        )
+        assert found.measured.all()
+        return found.cost
+
+    assert (cost(overhead={MEMORY: 200 * GIB}) > cost()).all()
+    assert (cost(limits={CPU: 8000}) < cost()).all()
 
 
 @pytest.mark.parametrize("servers", [[], [server("b"), server("a")], [server("a"), server("a")]])
