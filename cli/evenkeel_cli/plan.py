@@ -1,6 +1,7 @@
 """`evenkeel plan`: what Evenkeel would do with a job, without a cluster."""
 
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,19 @@ class Show(StrEnum):
     matrix = "matrix"
 
 
+class Matrix(StrEnum):
+    """Which matrix a plan is made by."""
+
+    seconds = "Seconds"
+    shares = "Shares"
+
+
+TITLES = {
+    Matrix.seconds: "seconds on each server; - where it may not run:",
+    Matrix.shares: "demand shares of each server x seconds of the work; - where it may not run:",
+}
+
+
 @reported
 def plan(
     file: Annotated[
@@ -38,7 +52,12 @@ def plan(
     models_path: Annotated[
         Path | None, typer.Option(help="Folder of the models' files, whose headers tell sizes.")
     ] = None,
-    show: Annotated[Show | None, typer.Option(help="Also the cost matrix, in seconds.")] = None,
+    show: Annotated[
+        Show | None, typer.Option(help="Also the cost matrix that is planned by.")
+    ] = None,
+    cost_model: Annotated[
+        Matrix | None, typer.Option(help="Plan by this matrix instead of the job's spec.costModel.")
+    ] = None,
     output: Format = Output.table,
 ) -> None:
     """Plan a job over servers described in a file; no cluster is needed.
@@ -51,25 +70,33 @@ def plan(
 
       kubectl get nodes -o yaml | evenkeel plan -f job.yaml --servers -
 
+      evenkeel plan -f job.yaml --servers rack.yaml --show matrix --cost-model Shares
+
     What a model weighs is read from its file below --models-path, else from
     model.config, else its name is looked up.
     """
     from evenkeel_cli import shapes
     from evenkeel_core import explaining, planning
+    from evenkeel_core.jobs import CostModel
 
     if str(file) == "-" == str(servers):
         raise Failure("-f and --servers can't both be standard input")
     job = read_job(file, models_path)
+    if cost_model is not None:
+        job = replace(job, cost_model=CostModel(cost_model.value))
+    matrix = Matrix.shares if job.cost_model is CostModel.SHARES else Matrix.seconds
     rack = read_servers(servers)
     made = planning.plan(job, rack)
     if output is Output.json:
         document = {**explaining.document(made), "models": shapes.document(job)}
         if show is Show.matrix:
-            document["matrix"] = explaining.matrix(made)
+            document["matrix"] = {"costModel": matrix.value, **explaining.matrix(made)}
         printing.write_json(document)
     else:
         printing.console().print(shapes.sentences(job), markup=False, soft_wrap=True, end="")
-        _print(made, show)
+        _print(made)
+        if show is Show.matrix and made.feasible:
+            _print_matrix(made, matrix)
     if not made.feasible:
         raise typer.Exit(NOT_PLACED)
 
@@ -118,7 +145,7 @@ def read_job(path: Path, models_path: Path | None = None) -> "Job":
         ) from None
 
 
-def _print(made: "Plan", show: Show | None) -> None:
+def _print(made: "Plan") -> None:
     from evenkeel_core import explaining
 
     console = printing.console()
@@ -145,8 +172,6 @@ def _print(made: "Plan", show: Show | None) -> None:
             ),
         )
     )
-    if show is Show.matrix:
-        console.print(_matrix(made))
 
 
 def _summary(made: "Plan") -> str:
@@ -192,6 +217,13 @@ def subtasks_table(rows: Any) -> Any:
     )
 
 
+def _print_matrix(made: "Plan", matrix: Matrix) -> None:
+    console = printing.console()
+    # Above the table and not its title, which would be cut to the table's width.
+    console.print(TITLES[matrix], markup=False)
+    console.print(_matrix(made))
+
+
 def _matrix(made: "Plan") -> Any:
     """Return the cost matrix: a row a class of subtasks, a column a set of alike servers."""
     from evenkeel_core import explaining
@@ -200,11 +232,17 @@ def _matrix(made: "Plan") -> Any:
     return printing.table(
         ("subtasks", *(_first_of(names) for names in found["servers"])),
         (
-            (_first_of(names), *(printing.seconds(value) for value in row))
+            (_first_of(names), *(_cell(value) for value in row))
             for names, row in zip(found["subtasks"][:ROWS], found["seconds"][:ROWS], strict=True)
         ),
-        title="seconds on each server; - where it may not run",
     )
+
+
+def _cell(value: float | None) -> str:
+    """Return an entry of a matrix: shares may be small, so three figures that count."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _first_of(names: list[str]) -> str:

@@ -115,6 +115,62 @@ def test_a_table_names_server_runner_up_and_reason(run: Any, files: tuple[Path, 
         assert said in answer.out
 
 
+TEMPLATE = """
+apiVersion: evenkeel.dev/v1alpha1
+kind: InferenceJob
+metadata: {name: work}
+spec:
+  costModel: Shares
+  tasks:
+  - name: sort
+    estimatedSeconds: 100
+    template:
+      spec:
+        containers:
+        - {name: c, image: i, resources: {requests: {cpu: "2", memory: 1Gi}}}
+"""
+RACK = """
+- {name: large, cpu: 40, memory: 40Gi, reserve: {cpu: 0}}
+- {name: tiny, cpu: 1, memory: 1Gi, reserve: {cpu: 0}}
+"""
+
+
+def test_the_claims_matrix_is_shown_where_it_is_planned_by(
+    run: Any, files: tuple[Path, Path]
+) -> None:
+    """100 s at 2 of 40 cores and 1 of 40 GiB: 7.5; the tiny server has no two cores."""
+    job, servers = files
+    job.write_text(TEMPLATE)
+    servers.write_text(RACK)
+    words = ("plan", "-f", job, "--servers", servers, "--show", "matrix")
+    assert "demand shares of each server" in run(*words).out
+    assert "7.5" in run(*words).out
+    found = run(*words, "-o", "json").document["matrix"]
+    assert found["costModel"] == "Shares"
+    assert found["servers"] == [["large"], ["tiny"]]
+    assert found["subtasks"] == [["sort-0"]]
+    assert found["seconds"][0] == [pytest.approx(7.5), None]
+
+
+def test_the_other_matrix_is_a_flag_away(run: Any, files: tuple[Path, Path]) -> None:
+    job, servers = files
+    job.write_text(TEMPLATE)
+    servers.write_text(RACK)
+    words = ("plan", "-f", job, "--servers", servers, "--show", "matrix", "--cost-model", "Seconds")
+    assert "seconds on each server" in run(*words).out
+    found = run(*words, "-o", "json").document["matrix"]
+    assert (found["costModel"], found["seconds"][0]) == ("Seconds", [100.0, None])
+
+
+def test_a_refused_job_has_an_empty_matrix(run: Any, files: tuple[Path, Path]) -> None:
+    job, servers = files
+    job.write_text(TEMPLATE.replace('"2"', '"200"'))
+    servers.write_text(RACK)
+    words = ("plan", "-f", job, "--servers", servers, "--show", "matrix")
+    assert run(*words).status == 1
+    assert run(*words, "-o", "json").document["matrix"]["seconds"] == []
+
+
 def test_a_job_for_nobody_says_what_is_missing(run: Any, files: tuple[Path, Path]) -> None:
     job, servers = files
     job.write_text(HELLO.replace("llama-3.1-8b-instruct-q4_k_m", "llama-3.1-405b-f16"))
