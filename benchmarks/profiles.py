@@ -115,6 +115,7 @@ def _row(line: dict[str, str], where: str) -> Row:
         ("batch", row.steps == 0 or row.batch >= 1, "must be at least 1 where there are steps"),
         ("prompt_tokens", row.prompts == 0 or row.prompt_tokens >= 1, "must be at least 1"),
         ("steps", row.prompts + row.steps > 0, "and prompts are both 0: nothing was done"),
+        ("passes", row.passes + row.steps > 0, "must be above 0: nothing else reads the weights"),
     )
     for column, holds, rule in rules:
         if not holds:

@@ -191,10 +191,11 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
     if not estimates:
         raise ValueError("`estimates` must not be empty")
     apart = np.diag(np.square(KIN_DEVIATION))
-    weights = [np.linalg.inv(_matrix(one.covariance) + apart) for one in estimates]
-    spread = np.linalg.inv(np.sum(weights, axis=0))
-    pulls = [weight @ one.logs for weight, one in zip(weights, estimates, strict=True)]
-    logs = np.clip(spread @ np.sum(pulls, axis=0), _LOW, _HIGH)
+    each = np.array([_matrix(one.covariance) for one in estimates])
+    weights = np.linalg.inv(each + apart)
+    pulls = np.einsum("nij,nj->i", weights, [one.logs for one in estimates])
+    spread = np.linalg.inv(weights.sum(axis=0))
+    logs = np.clip(spread @ pulls, _LOW, _HIGH)
     return _estimate(logs, spread + apart, sum(one.samples for one in estimates))
 
 
@@ -245,11 +246,14 @@ def shared(servers: Sequence[Server]) -> list[Server]:
     What a server has measured itself stays; a setting that only others have seen is taken from
     all of them, and so are the wider ones: any model of an engine, any engine.
     """
-    kin: dict[Setting, list[Estimate]] = {}
+    own: dict[Setting, list[Estimate]] = {}
     for server in sorted(servers, key=lambda server: server.name):
-        for setting in sorted(server.calibration):
-            for wider in setting.kin():
-                kin.setdefault(wider, []).append(server.calibration[setting])
+        for setting, belief in server.calibration.items():
+            own.setdefault(setting, []).append(belief)
+    kin: dict[Setting, list[Estimate]] = {}
+    for setting in sorted(own):
+        for wider in setting.kin():
+            kin.setdefault(wider, []).extend(own[setting])
     by_device: dict[str, dict[Setting, Estimate]] = {}
     for setting, beliefs in kin.items():
         by_device.setdefault(setting.device, {})[setting] = pooled(beliefs)
@@ -302,9 +306,8 @@ class _Times:
 
 def _matrix(triangle: Sequence[float]) -> Floats:
     """Return a symmetric matrix from its lower triangle."""
-    matrix = np.zeros((3, 3))
-    matrix[np.tril_indices(3)] = triangle
-    return matrix + np.tril(matrix, -1).T
+    a, b, c, d, e, f = triangle
+    return np.array([[a, b, d], [b, c, e], [d, e, f]])
 
 
 def _estimate(logs: Floats, covariance: Floats, samples: int) -> Estimate:

@@ -97,6 +97,7 @@ class Servers:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._servers: dict[str, Server] = {}
         self._made: dict[str, tuple[Object, Object | None, Vector, Server]] = {}
         self._taken: dict[int, tuple[Mapping[str, Any], Vector]] = {}
         self._ready_since: dict[str, float] = {}
@@ -126,12 +127,17 @@ class Servers:
             if held is None or held[0] is not node or held[1] is not profile or held[2] != taken:
                 held = (node, profile, taken, nodes.server(node, profile, taken))
             made[name] = held
+        if made.keys() != self._made.keys() or any(
+            held is not self._made[name] for name, held in made.items()
+        ):
+            alike = calibrating.shared([held[3] for held in made.values()])
+            self._servers = {server.name: server for server in alike}
         self._made = made
         now = self._clock()
         self._ready_since = {
             name: self._ready_since.get(name, now) for name, held in made.items() if held[3].ready
         }
-        return {one.name: one for one in calibrating.shared([held[3] for held in made.values()])}
+        return self._servers
 
 
 def snapshot(caches: Caches, servers: Servers) -> Snapshot:

@@ -373,6 +373,13 @@ def test_times_are_predicted_from_a_tenth_of_them(tmp_path: Path) -> None:
     assert written.read_text() == given.read_text()
 
 
+def test_prompts_that_read_no_weights_are_refused(tmp_path: Path) -> None:
+    given = tmp_path / "given.csv"
+    profiles.write(given, [replace(next(row for row in timed() if row.prompts), passes=0.0)])
+    with pytest.raises(profiles.InvalidProfile, match=r"passes 0\.0 must be above 0"):
+        profiles.read(given)
+
+
 def test_times_above_the_ceiling_are_never_predicted(tmp_path: Path) -> None:
     """Ten times as fast as the device can be: counted, not believed."""
     given = tmp_path / "given.csv"
