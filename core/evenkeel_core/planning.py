@@ -14,14 +14,16 @@ from evenkeel_core import (
     decomposing,
     factorising,
     game,
+    levelling,
     partitioning,
+    pricing,
     timetabling,
     verifying,
 )
 from evenkeel_core.factorising import Factors
 from evenkeel_core.jobs import Job, Objective
 from evenkeel_core.plans import Assignment, Factorisation, Plan, Refusal, Terms
-from evenkeel_core.problems import NOWHERE, Ints, Mask, Problem, alike, part, throughput
+from evenkeel_core.problems import NOWHERE, Floats, Ints, Mask, Problem, alike, part, throughput
 from evenkeel_core.quantities import Seconds
 from evenkeel_core.reasons import Reason
 from evenkeel_core.servers import Server
@@ -41,6 +43,10 @@ class PlanSettings:
     The plan that serves the objective best is kept; the first wins ties."""
     band: float | None = None
     """Largest relative load over the mean that is wanted, >= 1; None leaves it to the costs."""
+
+
+EARLIER = 1e-3
+"""Share by which another plan must end earlier to be worth prices of its own."""
 
 
 class UnverifiedPlanError(RuntimeError):
@@ -140,13 +146,17 @@ class _Solution:
     times: Timetable
     balance: float
     from_factors: float
+    rate: Floats
+    """R_i that the game was played with."""
 
 
-def _merit(objective: Objective, solution: _Solution) -> float:
-    """Return what is made small: the end of the last subtask, or of the mean one."""
-    if objective is Objective.LATENCY:
-        return float(np.mean(solution.times.end))
-    return solution.times.makespan
+def _merit(objective: Objective, problem: Problem, state: Ints, times: Timetable) -> float:
+    """Return what is made small: the end of the last subtask, or of the mean one.
+
+    Each ends after what others have on its server.
+    """
+    end = times.end + (problem.load / problem.rate)[state]
+    return float(np.mean(end) if objective is Objective.LATENCY else np.max(end, initial=0.0))
 
 
 def _settled(
@@ -155,7 +165,7 @@ def _settled(
     """Play from an assignment to the equilibrium and time it."""
     state = game.equilibrium(problem, begin, balance=balance, scale=scale)
     times = timetabling.timetable(problem, state.assignment)
-    return _Solution(state, times, balance, from_factors)
+    return _Solution(state, times, balance, from_factors, problem.rate)
 
 
 SWAPPED = 500
@@ -176,14 +186,18 @@ def _best(
         begin = partitioning.start(problem, factors, balance=balance, scale=scale)
         cost = partitioning.total_cost(problem, begin)
         tried.append(_settled(problem, begin, balance, scale, cost))
-    tried.sort(key=lambda solution: _merit(objective, solution))
+
+    def late(found: _Solution) -> float:
+        return _merit(objective, problem, found.state.assignment, found.times)
+
+    tried.sort(key=late)
     # Swaps lower the potential; whether they serve the objective is seen only when timed.
     for found in tried[: len(tried) if len(problem.subtasks) <= SWAPPED else 1]:
         sets = partitioning.improve(
             problem, found.state.assignment, balance=found.balance, scale=scale
         )
         tried.append(_settled(problem, sets, found.balance, scale, found.from_factors))
-    return min(tried, key=lambda solution: _merit(objective, solution))
+    return min(tried, key=late)
 
 
 def _levelled(problem: Problem, found: _Solution, scale: float, band: float) -> _Solution:
@@ -193,6 +207,21 @@ def _levelled(problem: Problem, found: _Solution, scale: float, band: float) -> 
     )
     times = timetabling.timetable(problem, state.assignment)
     return replace(found, state=state, balance=balance, times=times)
+
+
+def _earlier(job: Job, problem: Problem, found: _Solution, scale: float) -> _Solution:
+    """Return a plan that ends earlier, with the prices that make it an equilibrium."""
+    early = levelling.end_early(problem, found.state.assignment)
+    times = timetabling.timetable(problem, early)
+    now = _merit(job.objective, problem, found.state.assignment, found.times)
+    if _merit(job.objective, problem, early, times) >= now * (1 - EARLIER):
+        return found
+    supported = pricing.support(problem, early, balance=found.balance, scale=scale)
+    if supported is None:
+        return found
+    rate, balance = supported
+    state = game.equilibrium(replace(problem, rate=rate), early, balance=balance, scale=scale)
+    return replace(found, state=state, times=times, balance=balance, rate=rate)
 
 
 def _refuse_broken(job: Job, problem: Problem, found: _Solution) -> None:
@@ -211,7 +240,10 @@ def _solve(job: Job, graph: TaskGraph, problem: Problem, settings: PlanSettings)
     best = _best(job.objective, problem, factors, scale, settings.balances)
     if settings.band is not None:
         best = _levelled(problem, best, scale, settings.band)
+    else:
+        best = _earlier(job, problem, best, scale)
     _refuse_broken(job, problem, best)
+    problem = replace(problem, rate=best.rate)
     assignments = _assignments(graph, problem, best, scale, settings.shortlist)
     table = _cost_table(problem)
     return Plan(
