@@ -102,9 +102,10 @@ def min_cost_flow(problem: Problem) -> Ints:
     """Assign by least cost over places and waves, within the shortest deadline that allows it.
 
     A server offers its places in waves; the k-th wave of a subtask costs k times its seconds
-    there, which is the flow that makes the mean end least on machines alike [1]_. Pairs that would
-    end after the deadline are left out; it is halved towards the shortest that leaves a flow.
-    Coupled sets are no part of the flow; they sit evenly, and pins are kept.
+    there, which is the flow that makes the mean end least [1]_. Pairs that would end after the
+    deadline are left out; it is halved towards the shortest that leaves a flow. Coupled sets are
+    no part of the flow; they sit evenly, and pins are kept. For hundreds of subtasks, not more:
+    the table has a column for each place and wave.
 
     References
     ----------
@@ -117,7 +118,7 @@ def min_cost_flow(problem: Problem) -> Ints:
     alone, cost = alone[np.isfinite(cost).any(axis=1)], cost[np.isfinite(cost).any(axis=1)]
     if not alone.size:
         return assignment
-    low, high = 0.0, float(np.where(np.isfinite(cost), cost, 0.0).max()) * alone.size
+    low, high = 0.0, max(float(np.where(np.isfinite(cost), cost, 0.0).max()) * alone.size, 1e-9)
     places = _places(problem, alone)
     for _ in range(HALVINGS):
         middle = float(np.sqrt(max(low, high / 1e6) * high))

@@ -412,7 +412,7 @@ def problem(
         load=np.maximum([loads.get(name, 0.0) for name in names], observed),
         group=_groups(subtasks),
         pinned=np.array(
-            [number.get(s.server, NOWHERE) if s.server else NOWHERE for s in subtasks],
+            [number.get(s.server, NOWHERE) if s.server is not None else NOWHERE for s in subtasks],
             dtype=np.int64,
         ),
         edge=edge,

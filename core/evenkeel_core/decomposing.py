@@ -74,7 +74,13 @@ def decompose(job: Job, servers: Sequence[Server]) -> TaskGraph | tuple[Refusal,
     -------
     TaskGraph or tuple of Refusal
         Refusals where a task fits nowhere or would become more subtasks than a job may have.
+
+    Raises
+    ------
+    ValueError
+        If two tasks of `job` share a name, or one depends on a task that is not before it.
     """
+    _check(job)
     subtasks: list[Subtask] = []
     notes: list[str] = []
     refusals: list[Refusal] = []
@@ -103,6 +109,16 @@ class _Parts:
 
     subtasks: Sequence[Subtask]
     notes: tuple[str, ...] = ()
+
+
+def _check(job: Job) -> None:
+    before: set[str] = set()
+    for task in job.tasks:
+        if task.name in before:
+            raise ValueError(f"`job` has two tasks called {task.name}")
+        if not before.issuperset(task.depends_on):
+            raise ValueError(f"`job`: {task.name} depends on a task that is not before it")
+        before.add(task.name)
 
 
 def _cut(

@@ -61,8 +61,8 @@ def end_early(problem: Problem, assignment: Ints, *, kicks: int = KICKS, seed: i
     -----
     A step is O(S · log T + T) and times a few servers; deterministic for a given seed.
     """
-    bound = problem.cost.size > PAIRS or not assignment.size or problem.dependency.any()
-    if bound or (assignment == NOWHERE).any():
+    large = assignment.size * len(problem.servers) > PAIRS
+    if large or not assignment.size or problem.dependency.any() or (assignment == NOWHERE).any():
         return assignment.copy()
     draw = np.random.default_rng(seed)
     board = _Board(problem, assignment)
@@ -109,11 +109,11 @@ class _Board:
         single = np.bincount(problem.group)[problem.group] == 1
         self._free = single & (problem.pinned == NOWHERE)
         size = np.maximum(problem.capacity, 1)
-        taken = problem.demand[:, problem.kind] / size
-        cost = np.where(self._may, problem.cost, 0.0)
-        self._area = taken * cost[:, :, None]
+        self._cost, self._demand = problem.cost, problem.demand
+        seconds = np.where(self._may, self._cost, 0.0)
+        self._area = self._demand[:, problem.kind] / size * seconds[:, :, None]
         """(T, S, R) seconds of the whole server that a subtask takes of each resource."""
-        self._class = _classes(problem)
+        self._class = _classes(problem, self._cost, self._demand)
         self._queue = problem.load / problem.rate
         """(S,) seconds until a server is done with the load of others."""
         self.place = assignment.copy()
@@ -149,7 +149,7 @@ class _Board:
             return False
         for subtask in free.tolist():
             self._sets[int(self.place[subtask])].remove(subtask)
-        length = np.where(self._may, self._problem.cost, 0.0).sum(axis=1) / self._may.sum(axis=1)
+        length = np.where(self._may, self._cost, 0.0).sum(axis=1) / self._may.sum(axis=1)
         servers = ends = np.empty(0, dtype=np.int64)
         dealt = NOWHERE
         for subtask in free[np.lexsort((free, kinds, -length[free]))].tolist():
@@ -178,7 +178,7 @@ class _Board:
             open_to[self.place[subtask]] = False
             servers = np.flatnonzero(open_to)
             # Where it would end early, likelier.
-            ends = self.end[servers] + self._problem.cost[subtask, servers]
+            ends = self.end[servers] + self._cost[subtask, servers]
             odds = 1.0 / np.maximum(ends, LESS) ** 2
             self._put(int(subtask), int(draw.choice(servers, p=odds / odds.sum())))
         return True
@@ -218,7 +218,7 @@ class _Board:
     def _hosts(self, subtask: int, last: int, bound: float) -> list[int]:
         """Return the servers where a subtask could end in time, by its sums."""
         sums = self._sums()
-        after = np.maximum((sums + self._area[subtask]).max(axis=1), self._problem.cost[subtask])
+        after = np.maximum((sums + self._area[subtask]).max(axis=1), self._cost[subtask])
         after += self._queue
         possible = self._may[subtask] & (after < bound)
         possible[last] = False
@@ -284,8 +284,8 @@ class _Board:
         key = (server, tuple(sorted(self._class[subtasks].tolist())))
         if key not in self._known:
             own = np.array(subtasks)
-            demand = self._problem.demand[own, self._problem.kind[server]]
-            seconds = self._problem.cost[own, server]
+            demand = self._demand[own, self._problem.kind[server]]
+            seconds = self._cost[own, server]
             order = np.argsort(-seconds, kind="stable")
             span, effort = _span(seconds[order], demand[order], self._problem.capacity[server])
             self._effort += OVERHEAD + effort
@@ -293,12 +293,12 @@ class _Board:
         return self._known[key]
 
 
-def _classes(problem: Problem) -> Ints:
+def _classes(problem: Problem, cost: Floats, demand: Ints) -> Ints:
     """Give subtasks that are alike to every server the same number."""
     numbers: dict[tuple[object, ...], int] = {}
     keys = zip(
-        problem.cost,
-        problem.demand,
+        cost,
+        demand,
         problem.pinned.tolist(),
         np.bincount(problem.group)[problem.group].tolist(),
         strict=True,

@@ -125,6 +125,21 @@ def test_an_independent_checker_finds_the_same_tokens_a_second(tmp_path: Path) -
         assert placed["tokens_per_s"] >= row["tokens_per_second"] - 0.01
 
 
+def test_plans_end_early_and_are_stable() -> None:
+    found = run("game", "--worlds", "2", "--cases", "3", "--seed", "5")
+    assert found["worlds"] == 8
+    assert found["all_stable"]
+    assert found["better_than_default_scheduler_percent"] > 15
+    assert found["times_min_cost_flow"] <= 1
+    assert found["above_optimum_percent"]["makespan"]["mean"] < 5
+
+
+def test_the_partition_from_the_factors_alone_is_feasible() -> None:
+    found = run("partition", "--worlds", "2", "--subtasks", "64", "--servers", "20", "--seed", "5")
+    assert found["all_feasible"]
+    assert found["largest"]["servers"] == 20
+
+
 def small(name: str) -> dict[str, Any]:
     """Return an instance whose best assignment costs 3."""
     return {
