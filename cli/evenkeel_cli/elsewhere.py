@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from evenkeel_cli.following import Line
 from evenkeel_core import checks, explaining
-from evenkeel_core.decomposing import amount
 from evenkeel_core.plans import Plan
 from evenkeel_core.quantities import Vector, minus, plus, shortage
 from evenkeel_core.reasons import Reason
+from evenkeel_core.refusing import amount
 from evenkeel_core.servers import Server
 from evenkeel_kube import names, nodes, pods
 

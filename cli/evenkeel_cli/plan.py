@@ -58,6 +58,10 @@ def plan(
     cost_model: Annotated[
         Matrix | None, typer.Option(help="Plan by this matrix instead of the job's spec.costModel.")
     ] = None,
+    band: Annotated[
+        float | None,
+        typer.Option(min=1.0, help="Largest load of a server over the mean that is wanted: 1.5."),
+    ] = None,
     output: Format = Output.table,
 ) -> None:
     """Plan a job over servers described in a file; no cluster is needed.
@@ -86,7 +90,7 @@ def plan(
         job = replace(job, cost_model=CostModel(cost_model.value))
     matrix = Matrix.shares if job.cost_model is CostModel.SHARES else Matrix.seconds
     rack = read_servers(servers)
-    made = planning.plan(job, rack)
+    made = planning.plan(job, rack, settings=planning.PlanSettings(band=band))
     if output is Output.json:
         document = {**explaining.document(made), "models": shapes.document(job)}
         if show is Show.matrix:
@@ -160,6 +164,9 @@ def _print(made: "Plan") -> None:
     console.print(_summary(made))
     for note in made.graph.notes:
         console.print(note)
+    if made.unreached is not None:
+        console.print(f"{made.unreached.reason}: {made.unreached.message}.")
+        console.print(f"  What would help: {made.unreached.remedy}")
     console.print(subtasks_table(rows[:ROWS]))
     if len(rows) > ROWS:
         console.print(f"… and {len(rows) - ROWS} more; --output json has all.\n")

@@ -33,6 +33,7 @@ from evenkeel_core.pipelines import Role
 from evenkeel_core.plans import Refusal
 from evenkeel_core.quantities import CPU, GIB, MEMORY, MILLI, Bytes, Vector, Work, fits
 from evenkeel_core.reasons import Reason
+from evenkeel_core.refusing import amount, why_not
 from evenkeel_core.servers import Device, Server
 from evenkeel_core.subtasks import Edge, Subtask, TaskGraph, Variant
 
@@ -1009,58 +1010,6 @@ def _too_dense(name: str, count: int) -> Refusal:
         f"{name} would have {count} dependencies between subtasks, a job may have {MAX_EDGES}",
         remedy="put a task with one shard between tasks with many",
     )
-
-
-def why_not(subtask: Subtask, servers: Sequence[Server]) -> Refusal:
-    """Return why a subtask fits no server: the check most servers fail, and what is missing.
-
-    Where resources bind, the server that comes closest is named with the smallest change that
-    would make it fit.
-    """
-    if not servers:
-        return Refusal(subtask.name, Reason.NO_SERVERS, Reason.NO_SERVERS.sentence)
-    if subtask.server is not None:
-        servers = [server for server in servers if server.name == subtask.server] or servers
-    refused = {server.name: checks.reason(subtask, server) for server in servers}
-    small = [s for s in servers if refused[s.name] is Reason.INSUFFICIENT_RESOURCE]
-    if not small:
-        return _refused_by_checks(subtask, [r for r in refused.values() if r is not None])
-    closest = min(small, key=lambda server: _lacking(subtask, server))
-    missing = checks.nearest_shortage(subtask, closest)
-    resource = max(missing, key=lambda name: missing[name] / (closest.plannable.get(name, 0) + 1))
-    return Refusal(
-        subtask.name,
-        Reason.INSUFFICIENT_RESOURCE,
-        f"{subtask.name} fits none of {len(servers)} servers; {closest.name} comes closest and "
-        f"lacks {amount(resource, missing[resource])}",
-        resource,
-        missing[resource],
-        f"a server like {closest.name} with {amount(resource, missing[resource])} more would do",
-    )
-
-
-def _lacking(subtask: Subtask, server: Server) -> tuple[float, str]:
-    missing = checks.nearest_shortage(subtask, server)
-    room = server.plannable
-    share = max((n / (room.get(name, 0) + 1) for name, n in missing.items()), default=0.0)
-    return share, server.name
-
-
-def _refused_by_checks(subtask: Subtask, reasons: Sequence[Reason]) -> Refusal:
-    counts = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
-    said = ", ".join(f"{reason} on {count}" for reason, count in counts.items())
-    common = max(counts, key=lambda reason: counts[reason])
-    message = f"{subtask.name} may run on none of {len(reasons)} servers: {said}"
-    return Refusal(subtask.name, common, message, remedy=common.sentence)
-
-
-def amount(resource: str, number: int) -> str:
-    """Return an amount with its unit, for a sentence."""
-    if resource == CPU:
-        return f"{number / MILLI:g} CPU"
-    if resource == MEMORY or resource.endswith("storage"):
-        return f"{number / GIB:.1f} GiB of {resource}"
-    return f"{number} {resource}"
 
 
 def _cap_too_low(task: Task, work: Inference) -> Refusal:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evenkeel_core.plans import Assignment, Plan, Terms, costs
+from evenkeel_core.plans import Assignment, Plan, Refusal, Terms, costs
 from evenkeel_core.reasons import Reason
 from evenkeel_core.subtasks import Subtask
 
@@ -202,17 +202,22 @@ def document(plan: Plan) -> dict[str, Any]:
             }
             for share in shares(plan)
         ],
-        "refusals": [
-            {
-                "subtask": refusal.subtask,
-                "reason": str(refusal.reason),
-                "message": refusal.message,
-                "resource": refusal.resource,
-                "missing": refusal.missing,
-                "remedy": refusal.remedy,
-            }
-            for refusal in plan.refusals
-        ],
+        "unreached": None if plan.unreached is None else _refusal(plan.unreached),
+        "refusals": [_refusal(refusal) for refusal in plan.refusals],
+    }
+
+
+def _refusal(refusal: Refusal) -> dict[str, Any]:
+    return {
+        "subtask": refusal.subtask,
+        "reason": str(refusal.reason),
+        "message": refusal.message,
+        "resource": refusal.resource,
+        "missing": refusal.missing,
+        "remedy": refusal.remedy,
+        "server": refusal.server,
+        "obstacles": [str(reason) for reason in refusal.obstacles],
+        "lacking": dict(refusal.lacking),
     }
 
 

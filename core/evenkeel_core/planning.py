@@ -20,12 +20,14 @@ from evenkeel_core import (
     timetabling,
     verifying,
 )
+from evenkeel_core.bands import why_uneven
 from evenkeel_core.factorising import Factors
 from evenkeel_core.jobs import Job, Objective
 from evenkeel_core.plans import Assignment, Factorisation, Plan, Refusal, Terms
 from evenkeel_core.problems import NOWHERE, Floats, Ints, Mask, Problem, alike, part, throughput
 from evenkeel_core.quantities import Seconds
 from evenkeel_core.reasons import Reason
+from evenkeel_core.refusing import why_not
 from evenkeel_core.servers import Server
 from evenkeel_core.shortlisting import shortlists
 from evenkeel_core.subtasks import Subtask, TaskGraph
@@ -118,6 +120,8 @@ def place(
     if refusals:
         return Plan(job.key, TaskGraph(()), (), refusals)
     made = _solve(job, graph, _rated(problem), settings)
+    if settings.band is not None and made.imbalance > settings.band:
+        made = replace(made, unreached=why_uneven(made, servers, loads or {}, settings.band))
     return _verified(made, job, servers)
 
 
@@ -137,7 +141,7 @@ def _refusals(graph: TaskGraph, problem: Problem, servers: Sequence[Server]) -> 
     first: dict[str, Subtask] = {}
     for index in lost.tolist():
         first.setdefault(graph.subtasks[index].task, graph.subtasks[index])
-    return tuple(decomposing.why_not(subtask, servers) for subtask in first.values())
+    return tuple(why_not(subtask, servers) for subtask in first.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +258,8 @@ def _solve(job: Job, graph: TaskGraph, problem: Problem, settings: PlanSettings)
             factors.rank,
             factors.explained,
             factors.error,
-            best.from_factors,
+            # The sets of each λ are a partition from the factors alone: the least costly counts.
+            min(found.from_factors for found in tried),
             partitioning.total_cost(problem, best.state.assignment),
         ),
         potential=best.state.potential,
@@ -390,7 +395,7 @@ def replan(
     chosen = _shunning(part(problem, anew), subtasks, avoid or {})
     nowhere: Mask = ~np.any(np.isfinite(chosen.seconds), axis=1)
     if nowhere.any():
-        refusal = decomposing.why_not(subtasks[int(np.argmax(nowhere[chosen.row]))], servers)
+        refusal = why_not(subtasks[int(np.argmax(nowhere[chosen.row]))], servers)
         return replace(previous, assignments=(), refusals=(refusal,))
     solved = _solve(job, TaskGraph(subtasks), chosen, settings)
     return _merged(previous, solved, graph, problem)

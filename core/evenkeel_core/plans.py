@@ -7,7 +7,7 @@ and the runner-up, `Refusal` the binding resource and the missing amount.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from evenkeel_core.quantities import Seconds
+from evenkeel_core.quantities import Seconds, Vector
 from evenkeel_core.reasons import Reason
 from evenkeel_core.subtasks import TaskGraph
 
@@ -56,6 +56,12 @@ class Refusal:
     missing: int = 0
     """Of that resource, in its unit, on the server that comes closest."""
     remedy: str = ""
+    server: str | None = None
+    """The one where the least has to change, where the remedy is to change one."""
+    obstacles: tuple[Reason, ...] = ()
+    """Every check it fails there: without them the subtask could run."""
+    lacking: Vector = field(default_factory=dict)
+    """All that it would need more, by resource."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,8 @@ class Plan:
     """λ of the utility."""
     imbalance: float = 1.0
     """Largest relative load of a server over the mean of those that may be used; 1 is level."""
+    unreached: Refusal | None = None
+    """Why the loads are outside the band that was wanted, where they are."""
     makespan: Seconds = Seconds(0.0)
     """Predicted, from start to the end of the last subtask, waves included."""
     servers: tuple[str, ...] = ()

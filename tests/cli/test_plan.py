@@ -205,6 +205,20 @@ def test_a_mistake_in_a_job_is_one_sentence(
     assert answer.error.count("\n") == 1
 
 
+def test_a_band_that_can_not_be_reached_names_what_binds(run: Any, tmp_path: Path) -> None:
+    job, servers = tmp_path / "job.yaml", tmp_path / "servers.yaml"
+    job.write_text(HELLO.replace("model:", "parallelism: {data: 1}\n  model:"))
+    servers.write_text("- {name: twin, replicas: 2, cpu: 8, memory: 16Gi}")
+    asked = ("plan", "-f", job, "--servers", servers, "--band", "1.5")
+    answer = run(*asked)
+    assert answer.status == 0
+    assert "BandNotReachable: twin-1 has 2.00 times the mean load" in answer.out
+    assert "What would help: cut batch into more shards" in answer.out
+    unreached = run(*asked, "-o", "json").document["unreached"]
+    assert unreached["reason"] == "BandNotReachable"
+    assert unreached["resource"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
