@@ -79,7 +79,8 @@ def decompose(job: Job, servers: Sequence[Server]) -> TaskGraph | tuple[Refusal,
     Raises
     ------
     ValueError
-        If two tasks of `job` share a name, or one depends on a task that is not before it.
+        If two tasks of `job` share a name, one depends on a task that is not before it, or a stage
+        cut by hand has no layer.
     """
     _check(job)
     subtasks: list[Subtask] = []
@@ -120,6 +121,8 @@ def _check(job: Job) -> None:
         if not before.issuperset(task.depends_on):
             raise ValueError(f"`job`: {task.name} depends on a task that is not before it")
         before.add(task.name)
+        if isinstance(task.work, Inference) and any(s.layers < 1 for s in task.work.stages):
+            raise ValueError(f"`job` has a stage of {task.name} without layers")
 
 
 def _cut(

@@ -54,6 +54,9 @@ def why_not(subtask: Subtask, servers: Sequence[Server]) -> Refusal:
             missing,
         )
     firsts = [each[0] for each in found.values() if each]
+    if not firsts:
+        message = f"{subtask.name} could run, but not with the other members of its set"
+        return Refusal(subtask.name, Reason.NO_FEASIBLE_SERVER, message)
     counts = {reason: firsts.count(reason) for reason in sorted(set(firsts))}
     said = ", ".join(f"{reason} on {count}" for reason, count in counts.items())
     return Refusal(

@@ -173,7 +173,7 @@ def test_a_cut_by_hand_is_good_or_refused(
 ) -> None:
     model = facts.model("Qwen3-0.6B-Q4_K_M")
     assert model is not None
-    first = data.draw(st.integers(1, model.layers))
+    first = data.draw(st.integers(1, model.layers - 1))
     names = st.sampled_from([*(server.name for server in rack), "nobody"])
     stages = [Stage(data.draw(names), first), Stage(data.draw(names), model.layers - first)]
     work = Inference(model, Engine.VLLM, Requests(3, 10.0, 10.0), stages=tuple(stages))
@@ -194,6 +194,11 @@ def test_a_wrong_call_names_the_argument() -> None:
         planning.plan(Job("j", "u", (task, task)), [server])
     with pytest.raises(ValueError, match="`job`"):
         planning.plan(Job("j", "u", (replace(task, depends_on=("later",)),)), [server])
+    model = facts.model(MODELS[0])
+    assert model is not None
+    cut = Inference(model, Engine.VLLM, Requests(1, 1.0, 1.0), stages=(Stage("a", 0),))
+    with pytest.raises(ValueError, match="`job`"):
+        planning.plan(Job("j", "u", (Task("t", cut),)), [server])
 
 
 ASK = """
