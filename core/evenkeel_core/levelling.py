@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evenkeel_core import assigning
+from evenkeel_core.packings import Packing
 from evenkeel_core.problems import NOWHERE, Floats, Ints, Problem, allowed
 
 KICKS = 30
@@ -34,6 +36,10 @@ EFFORT = 300_000
 """Subtasks that are looked at in timing sets, in one search: about half a second."""
 OVERHEAD = 30
 """What timing a set takes beside, in subtasks."""
+TOGETHER = 5_000
+"""Subtasks x servers up to which the least cost without waves is looked for: 0.1 s at most."""
+ROUNDS = 5
+"""Of that search: what is left to be solved exactly is small at that size."""
 LESS = 1e-9
 """Share of the end by which an earlier one must be earlier: rounding."""
 
@@ -83,6 +89,41 @@ def end_early(problem: Problem, assignment: Ints, *, kicks: int = KICKS, seed: i
             failed += 1
             board.reset(best)
     return best
+
+
+def run_together(problem: Problem, *, rounds: int = ROUNDS) -> Ints | None:
+    """Return the assignment of least total cost in which nothing waits; None if none was found.
+
+    Parameters
+    ----------
+    problem : Problem
+    rounds : int
+        Of the search for it, before what is left is solved exactly.
+
+    Returns
+    -------
+    ndarray, shape (T,), or None
+        None too where one subtask waits for another, where members of a set are to move as one,
+        or where the problem is too large.
+
+    Notes
+    -----
+    Where all run at once the mean end is the mean cost, so this is the least there is without
+    waves: the generalised assignment problem, as `assigning` solves it.
+    """
+    sizes = np.bincount(problem.group)[problem.group]
+    if len(problem.subtasks) * len(problem.servers) > TOGETHER or problem.dependency.any():
+        return None
+    if ((sizes > 1) & (problem.pinned == NOWHERE)).any():
+        return None
+    waiting = problem.load / problem.rate
+    packing = Packing(
+        cost=np.where(allowed(problem), problem.cost + waiting, np.inf),
+        demand=problem.demand[:, problem.kind].astype(float),
+        capacity=problem.capacity.astype(float),
+    )
+    found = assigning.assign(packing, rounds=rounds)
+    return None if found is None else found.assignment
 
 
 def _earlier(one: Floats, other: Floats) -> bool:

@@ -215,8 +215,12 @@ def _levelled(problem: Problem, found: _Solution, scale: float, band: float) -> 
 
 def _earlier(job: Job, problem: Problem, found: _Solution, scale: float) -> _Solution:
     """Return a plan that ends earlier, with the prices that make it an equilibrium."""
-    early = levelling.end_early(problem, found.state.assignment)
-    times = timetabling.timetable(problem, early)
+    offers = [levelling.end_early(problem, found.state.assignment)]
+    if job.objective is Objective.LATENCY:
+        together = levelling.run_together(problem)
+        offers += [] if together is None else [together]
+    timed = [(places, timetabling.timetable(problem, places)) for places in offers]
+    early, times = min(timed, key=lambda offer: _merit(job.objective, problem, *offer))
     now = _merit(job.objective, problem, found.state.assignment, found.times)
     if _merit(job.objective, problem, early, times) >= now * (1 - EARLIER):
         return found

@@ -107,3 +107,33 @@ def test_the_same_problem_gives_the_same_assignment(make_problem):
     first, second = (levelling.end_early(problem, begin).tolist() for _ in range(2))
 
     assert first == second
+
+
+@given(seed=seeds, tasks=st.integers(1, 5), servers=st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_what_runs_together_costs_least(make_problem, seed, tasks, servers):
+    problem = make_problem(seed, tasks=tasks, servers=servers, pins=0.2)
+    waiting = problem.load / problem.rate
+
+    def waits(places):
+        return (timetable(problem, places).start > 0).any()
+
+    every = (np.array(places) for places in product(range(servers), repeat=tasks))
+    ways = [p for p in every if not verify_assignment(problem, p) and not waits(p)]
+    cost = problem.cost + waiting
+    least = min((cost[np.arange(tasks), way].sum() for way in ways), default=None)
+
+    found = levelling.run_together(problem)
+
+    if least is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert not waits(found)
+        assert cost[np.arange(tasks), found].sum() == pytest.approx(least)
+
+
+def test_what_waits_or_moves_as_one_is_not_run_together(problem_of):
+    assert levelling.run_together(problem_of([[1], [1]], edges=[(0, 1, 0.0)], capacity=2)) is None
+    assert levelling.run_together(problem_of([[1], [1]], group=[0, 0], capacity=2)) is None
+    assert levelling.run_together(problem_of([[1], [1]])) is None
