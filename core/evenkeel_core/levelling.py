@@ -18,8 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evenkeel_core import assigning
-from evenkeel_core.packings import Packing
 from evenkeel_core.problems import NOWHERE, Floats, Ints, Problem, allowed
 
 KICKS = 30
@@ -116,13 +114,17 @@ def run_together(problem: Problem, *, rounds: int = ROUNDS) -> Ints | None:
         return None
     if ((sizes > 1) & (problem.pinned == NOWHERE)).any():
         return None
+    # Loading the solvers takes as long as most plans: only the few that need them wait for it.
+    from evenkeel_core.assigning import assign
+    from evenkeel_core.packings import Packing
+
     waiting = problem.load / problem.rate
     packing = Packing(
         cost=np.where(allowed(problem), problem.cost + waiting, np.inf),
         demand=problem.demand[:, problem.kind].astype(float),
         capacity=problem.capacity.astype(float),
     )
-    found = assigning.assign(packing, rounds=rounds)
+    found = assign(packing, rounds=rounds)
     return None if found is None else found.assignment
 
 
