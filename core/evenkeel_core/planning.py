@@ -224,12 +224,17 @@ def _earlier(job: Job, problem: Problem, found: _Solution, scale: float) -> _Sol
     now = _merit(job.objective, problem, found.state.assignment, found.times)
     if _merit(job.objective, problem, early, times) >= now * (1 - EARLIER):
         return found
-    supported = pricing.support(problem, early, balance=found.balance, scale=scale)
+    return _priced(problem, replace(found, times=times), early, scale) or found
+
+
+def _priced(problem: Problem, found: _Solution, places: Ints, scale: float) -> _Solution | None:
+    """Return an assignment as the equilibrium that prices make of it, None where none do."""
+    supported = pricing.support(problem, places, balance=found.balance, scale=scale)
     if supported is None:
-        return found
+        return None
     rate, balance = supported
-    state = game.equilibrium(replace(problem, rate=rate), early, balance=balance, scale=scale)
-    return replace(found, state=state, times=times, balance=balance, rate=rate)
+    state = game.equilibrium(replace(problem, rate=rate), places, balance=balance, scale=scale)
+    return replace(found, state=state, balance=balance, rate=rate)
 
 
 def _refuse_broken(job: Job, problem: Problem, found: _Solution) -> None:
