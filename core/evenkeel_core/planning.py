@@ -134,6 +134,16 @@ def _rated(problem: Problem) -> Problem:
     return replace(problem, rate=throughput(problem))
 
 
+def _priced_as(plan: Plan, problem: Problem) -> Problem:
+    """Return the problem with the rates of a plan, where it knew the server.
+
+    What is kept of the plan was put where it is at these prices, and is scored by them.
+    """
+    known = dict(zip(plan.servers, plan.rates, strict=True))
+    rates = zip(problem.servers, problem.rate.tolist(), strict=True)
+    return replace(problem, rate=np.array([known.get(name, rate) for name, rate in rates]))
+
+
 def _refusals(graph: TaskGraph, problem: Problem, servers: Sequence[Server]) -> tuple[Refusal, ...]:
     """Explain each task that has a subtask without any server; alike ones are named once."""
     nowhere: Mask = ~np.any(np.isfinite(problem.seconds), axis=1)
@@ -245,7 +255,15 @@ def _refuse_broken(job: Job, problem: Problem, found: _Solution) -> None:
         )
 
 
-def _solve(job: Job, graph: TaskGraph, problem: Problem, settings: PlanSettings) -> Plan:
+def _solve(
+    job: Job,
+    graph: TaskGraph,
+    problem: Problem,
+    settings: PlanSettings,
+    *,
+    priced: bool = False,
+) -> Plan:
+    """Plan subtasks that fit somewhere; with `priced`, at the rates they have."""
     factors = factorising.factorise(problem)
     # Pairs nobody measured are played for by what the factors say of them.
     problem = partitioning.estimated(problem, factors)
@@ -253,7 +271,7 @@ def _solve(job: Job, graph: TaskGraph, problem: Problem, settings: PlanSettings)
     best = _best(job.objective, problem, factors, scale, settings.balances)
     if settings.band is not None:
         best = _levelled(problem, best, scale, settings.band)
-    else:
+    elif not priced:
         best = _earlier(job, problem, best, scale)
     _refuse_broken(job, problem, best)
     problem = replace(problem, rate=best.rate)
@@ -398,7 +416,7 @@ def replan(
     graph, refusals = _regraph(job, previous, set(groups), servers, avoid or {})
     if refusals:
         return replace(previous, assignments=(), refusals=refusals)
-    problem = _rated(costs.problem(job, graph, servers, loads or {}))
+    problem = _priced_as(previous, _rated(costs.problem(job, graph, servers, loads or {})))
     anew = np.array([subtask.group in groups for subtask in graph.subtasks])
     subtasks = tuple(s for s, new in zip(graph.subtasks, anew, strict=True) if new)
     chosen = _shunning(part(problem, anew), subtasks, avoid or {})
@@ -406,7 +424,7 @@ def replan(
     if nowhere.any():
         refusal = why_not(subtasks[int(np.argmax(nowhere[chosen.row]))], servers)
         return replace(previous, assignments=(), refusals=(refusal,))
-    solved = _solve(job, TaskGraph(subtasks), chosen, settings)
+    solved = _solve(job, TaskGraph(subtasks), chosen, settings, priced=True)
     return _merged(previous, solved, graph, problem)
 
 

@@ -219,6 +219,15 @@ def test_replanning_keeps_the_rest() -> None:
     assert after.assignments[0].server != moved.server
 
 
+def test_replanning_keeps_the_prices() -> None:
+    job = batch(requests=4000)
+    before = good(planning.plan(job, RACK), job)
+    moved = before.assignments[0]
+    group = next(s.group for s in before.graph.subtasks if s.name == moved.subtask)
+    after = planning.replan(job, before, {group}, RACK, avoid={group: {moved.server}})
+    assert after.rates == before.rates
+
+
 def test_a_pipeline_is_cut_anew_without_its_lost_server() -> None:
     small = tuple(server(f"n{i}", 32, 24) for i in range(6))
     job = batch("Llama-3.1-70B-Q4_K_M", requests=10)
