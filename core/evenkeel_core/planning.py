@@ -229,6 +229,9 @@ def _earlier(job: Job, problem: Problem, found: _Solution, scale: float) -> _Sol
     if job.objective is Objective.LATENCY:
         together = levelling.run_together(problem)
         offers += [] if together is None else [together]
+    offers = [places for places in offers if (places != found.state.assignment).any()]
+    if not offers:
+        return found
     timed = [(places, timetabling.timetable(problem, places)) for places in offers]
     early, times = min(timed, key=lambda offer: _merit(job.objective, problem, *offer))
     now = _merit(job.objective, problem, found.state.assignment, found.times)
