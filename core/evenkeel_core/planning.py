@@ -211,7 +211,9 @@ def _best(
             problem, found.state.assignment, balance=found.balance, scale=scale
         )
         tried.append(_settled(problem, sets, found.balance, scale, found.from_factors))
-    return min(tried, key=late)
+    # The sets of each λ are a partition from the factors alone: the least costly counts.
+    least = min(found.from_factors for found in tried)
+    return replace(min(tried, key=late), from_factors=least)
 
 
 def _levelled(problem: Problem, found: _Solution, scale: float, band: float) -> _Solution:
@@ -288,8 +290,7 @@ def _solve(
             factors.rank,
             factors.explained,
             factors.error,
-            # The sets of each λ are a partition from the factors alone: the least costly counts.
-            min(found.from_factors for found in tried),
+            best.from_factors,
             partitioning.total_cost(problem, best.state.assignment),
         ),
         potential=best.state.potential,
