@@ -721,7 +721,9 @@ def _nothing(task: Task) -> Subtask:
 
 def stage_device(server: Server) -> Device:
     """Return the device a stage would use: the accelerator with most memory, else processors."""
-    usable = [d for d in server.accelerators if server.plannable.get(d.resource, 0) > 0]
+    room = server.plannable
+    # One whose memory nobody knows holds no layers that could be counted.
+    usable = [d for d in server.accelerators if d.memory > 0 and room.get(d.resource, 0) > 0]
     return max(usable, key=lambda d: (d.memory * d.count, d.name), default=server.processors)
 
 
