@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from evenkeel_core import inserting
 from evenkeel_core.problems import (
     NOWHERE,
     Array,
@@ -18,11 +19,9 @@ from evenkeel_core.problems import (
     Ints,
     Problem,
     allowed,
-    transfer,
     units,
 )
 from evenkeel_core.quantities import CPU, MEMORY
-from evenkeel_core.timetabling import upward_rank
 
 Baseline = Callable[[Problem], Ints]
 Choice = Callable[[int, Ints], int]
@@ -195,45 +194,8 @@ def pull_queue(problem: Problem) -> Ints:
 
 
 def heft(problem: Problem) -> Ints:
-    """Heterogeneous Earliest Finish Time: by upward rank, insertion into gaps [1]_.
-
-    A server runs as many subtasks at a time as its capacity holds; with one subtask at a time
-    this is the published algorithm.
-
-    Raises
-    ------
-    ValueError
-        If the dependencies of `problem` form a circle.
-
-    References
-    ----------
-    .. [1] H. Topcuoglu, S. Hariri and M.-Y. Wu, "Performance-effective and low-complexity task
-       scheduling for heterogeneous computing", IEEE TPDS 13 (2002), 260-274,
-       :doi:`10.1109/71.993206`.
-    """
-    may = allowed(problem)
-    duration = np.where(may, problem.cost, 0.0).sum(axis=1) / np.maximum(may.sum(axis=1), 1)
-    rank = upward_rank(problem, duration, _mean_transfer(problem))
-    if np.isnan(rank).any():
-        raise ValueError("the dependencies of `problem` form a circle")
-    before = _Sources(problem)
-    profile = _Profile(problem.capacity)
-    end = np.zeros(len(problem.subtasks))
-    assignment = np.full(len(problem.subtasks), NOWHERE, dtype=np.int64)
-
-    def choose(subtask: int, servers: Ints) -> int:
-        ready = before.arrival(subtask, servers, assignment, end)
-        length = problem.cost_at(subtask, servers)
-        demand = problem.needs[problem.need[subtask], problem.kind[servers]]
-        start = profile.earliest(servers, demand, ready, length)
-        best = int(np.argmin(start + length))
-        server = int(servers[best])
-        end[subtask] = start[best] + length[best]
-        profile.take(server, float(start[best]), float(end[subtask]), demand[best])
-        assignment[subtask] = server
-        return server
-
-    return _one_by_one(problem, choose, np.argsort(-rank, kind="stable").tolist())
+    """Take the servers of Heterogeneous Earliest Finish Time: `inserting.heft` has its times."""
+    return inserting.heft(problem).assignment
 
 
 ALL: dict[str, Baseline] = {
@@ -350,85 +312,3 @@ def _taken(problem: Problem, subtask: int, assignment: Ints) -> Ints:
 def _ended(running: list[tuple[float, int]], now: float) -> Iterator[int]:
     while running and running[0][0] <= now:
         yield heapq.heappop(running)[1]
-
-
-def _mean_transfer(problem: Problem) -> Floats:
-    """Return the mean seconds of each edge over all pairs of servers, shape (E,)."""
-    count = len(problem.servers)
-    if count < 2:
-        return np.zeros(problem.edge_bytes.size)
-    bandwidth = np.sort(problem.link_bandwidth)
-    pairs = np.arange(count - 1, -1, -1)
-    mean = float(bandwidth @ pairs) / (count * (count - 1) / 2)
-    seconds: Floats = 2 * problem.link_latency.mean() + problem.edge_bytes / mean
-    return seconds
-
-
-class _Sources:
-    """What each subtask waits for (compressed rows of the dependencies)."""
-
-    def __init__(self, problem: Problem) -> None:
-        self._problem = problem
-        edges = problem.edge[problem.dependency]
-        order = np.argsort(edges[:, 1], kind="stable")
-        self._source = edges[order, 0]
-        self._bytes = problem.edge_bytes[problem.dependency][order]
-        self._first = np.searchsorted(edges[order, 1], np.arange(len(problem.subtasks) + 1))
-
-    def arrival(self, subtask: int, servers: Ints, assignment: Ints, end: Floats) -> Floats:
-        """Return when the last input of a subtask is on each of the servers."""
-        rows = slice(self._first[subtask], self._first[subtask + 1])
-        source = self._source[rows]
-        seated = assignment[source] != NOWHERE
-        source, data = source[seated], self._bytes[rows][seated]
-        if not source.size:
-            return np.zeros(servers.size)
-        seconds = transfer(self._problem, assignment[source][:, None], servers, data[:, None])
-        latest: Floats = (end[source][:, None] + seconds).max(axis=0)
-        return latest
-
-
-class _Profile:
-    """Free capacity of every server over time: constant between breakpoints, padded with inf."""
-
-    def __init__(self, capacity: Ints) -> None:
-        servers, resources = capacity.shape
-        self._times = np.full((servers, 8), np.inf)
-        self._times[:, 0] = 0.0
-        self._free = np.zeros((servers, 8, resources), dtype=np.int64)
-        self._free[:, 0] = capacity
-        self._count = np.ones(servers, dtype=np.int64)
-
-    def earliest(self, servers: Ints, demand: Ints, ready: Floats, length: Floats) -> Floats:
-        """Return the earliest moment, not before `ready`, with room for `length` seconds."""
-        width = int(self._count[servers].max()) + 1
-        times = self._times[servers, :width]
-        room = (self._free[servers, :width] >= demand[:, None]).all(axis=2) & np.isfinite(times)
-        blocked = np.where(room | np.isinf(times), np.inf, times)
-        until = np.minimum.accumulate(blocked[:, ::-1], axis=1)[:, ::-1]
-        begin = np.maximum(times, ready[:, None])
-        after = np.append(times[:, 1:], np.full((len(servers), 1), np.inf), axis=1)
-        enough = room & (after > begin) & (begin + length[:, None] <= until)
-        earliest: Floats = np.where(enough, begin, np.inf).min(axis=1)
-        return earliest
-
-    def take(self, server: int, start: float, end: float, demand: Ints) -> None:
-        """Take capacity of one server between two moments."""
-        first, last = self._cut(server, start), self._cut(server, end)
-        self._free[server, first:last] -= demand
-
-    def _cut(self, server: int, moment: float) -> int:
-        """Make a breakpoint at a moment and return its position."""
-        count = int(self._count[server])
-        at = int(np.searchsorted(self._times[server, :count], moment))
-        if at < count and self._times[server, at] == moment:
-            return at
-        if count + 2 > self._times.shape[1]:
-            self._times = np.pad(self._times, ((0, 0), (0, count)), constant_values=np.inf)
-            self._free = np.pad(self._free, ((0, 0), (0, count), (0, 0)))
-        self._times[server, at + 1 : count + 1] = self._times[server, at:count]
-        self._free[server, at + 1 : count + 1] = self._free[server, at:count]
-        self._times[server, at] = moment
-        self._free[server, at] = self._free[server, at - 1]
-        self._count[server] = count + 1
-        return at
