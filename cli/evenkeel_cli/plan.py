@@ -196,7 +196,9 @@ def _summary(made: "Plan") -> str:
             f"Factors: rank {factors.rank}, {factors.explained:.0%} explained, cost "
             f"{factors.cost_from_factors:.1f} s, after the game {factors.cost_final:.1f} s; "
         )
-    return said + ("nobody gains by moving." if made.stable else "stopped before it was stable.")
+    if made.stable:
+        return said + "nobody gains by moving."
+    return said + "some subtasks alone would gain by moving."
 
 
 def subtasks_table(rows: Any) -> Any:

@@ -17,6 +17,7 @@ from evenkeel_core import (
     levelling,
     partitioning,
     pricing,
+    scheduling,
     timetabling,
     verifying,
 )
@@ -33,6 +34,9 @@ from evenkeel_core.shortlisting import shortlists
 from evenkeel_core.subtasks import Subtask, TaskGraph
 from evenkeel_core.timetabling import Timetable
 
+WORTH = 0.01
+"""Part of a job's length for which an equilibrium is left: predictions are wrong by more."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlanSettings:
@@ -45,6 +49,8 @@ class PlanSettings:
     The plan that serves the objective best is kept; the first wins ties."""
     band: float | None = None
     """Largest relative load over the mean that is wanted, >= 1; None leaves it to the costs."""
+    effort: int = 300_000
+    """Units looked at to schedule subtasks that wait for one another: less than a second."""
 
 
 EARLIER = 1e-3
@@ -225,6 +231,31 @@ def _levelled(problem: Problem, found: _Solution, scale: float, band: float) -> 
     return replace(found, state=state, balance=balance, times=times)
 
 
+def _scheduled(job: Job, problem: Problem, best: _Solution, scale: float, effort: int) -> _Solution:
+    """Return the schedule that sees who waits for whom, where it serves the objective better.
+
+    Else the best equilibrium, that which best response reaches from the schedule among them.
+    """
+    found = scheduling.schedule(problem, effort=effort) if problem.dependency.any() else None
+    if found is None:
+        return best
+
+    def late(one: _Solution) -> float:
+        return _merit(job.objective, problem, one.state.assignment, one.times)
+
+    balance, places = best.balance, found.assignment
+    beside = game.equilibrium(problem, places, balance=balance, scale=scale)
+    times = timetabling.timetable(problem, beside.assignment, priority=-found.times.start)
+    best = min(best, replace(best, state=beside, times=times), key=late)
+    height = game.potential(problem, places, balance=balance, scale=scale)
+    stable = game.is_stable(problem, places, balance=balance, scale=scale)
+    state = game.Equilibrium(places, height, stable, 0, (height,))
+    seen = replace(best, state=state, times=found.times)
+    if late(seen) >= (1 - WORTH) * late(best):
+        return best
+    return seen if stable else _priced(problem, seen, places, scale) or seen
+
+
 def _earlier(job: Job, problem: Problem, found: _Solution, scale: float) -> _Solution:
     """Return a plan that ends earlier, with the prices that make it an equilibrium."""
     offers = [levelling.end_early(problem, found.state.assignment)]
@@ -274,6 +305,7 @@ def _solve(
     problem = partitioning.estimated(problem, factors)
     scale = game.scale_of(problem)
     best = _best(job.objective, problem, factors, scale, settings.balances)
+    best = _scheduled(job, problem, best, scale, settings.effort)
     if settings.band is not None:
         best = _levelled(problem, best, scale, settings.band)
     elif not priced:
@@ -504,8 +536,10 @@ def _merged(previous: Plan, solved: Plan, graph: TaskGraph, problem: Problem) ->
     number = {name: index for index, name in enumerate(problem.servers)}
     state = np.array([number.get(places[s.name].server, NOWHERE) for s in graph.subtasks])
     there = np.isfinite(problem.cost_at(np.arange(state.size), state)) & (state != NOWHERE)
-    times = timetabling.timetable(part(problem, there), state[there].astype(np.int64))
     starts = np.array([places[subtask.name].start for subtask in graph.subtasks], dtype=float)
+    times = timetabling.timetable(
+        part(problem, there), state[there].astype(np.int64), priority=-starts[there]
+    )
     starts[there] = times.start
     assignments = tuple(
         replace(places[subtask.name], start=Seconds(start))

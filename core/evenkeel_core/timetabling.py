@@ -36,7 +36,7 @@ class Timetable:
     makespan: float
 
 
-def timetable(problem: Problem, assignment: Ints) -> Timetable:
+def timetable(problem: Problem, assignment: Ints, *, priority: Floats | None = None) -> Timetable:
     """Schedule an assignment: which wave of its server each subtask runs in.
 
     Parameters
@@ -44,6 +44,9 @@ def timetable(problem: Problem, assignment: Ints) -> Timetable:
     problem : Problem
     assignment : ndarray, shape (T,)
         A server for every subtask, one that may run it.
+    priority : ndarray, shape (T,), optional
+        Who goes first of those that wait for a server; the upward rank unless given. A coupled
+        set has that of its first member.
 
     Returns
     -------
@@ -69,11 +72,11 @@ def timetable(problem: Problem, assignment: Ints) -> Timetable:
        Mathematics 17 (1969), 416-429, :doi:`10.1137/0117039`.
     """
     _check(problem, assignment)
-    if not problem.dependency.any() and not coupled(problem)[0]:
+    if priority is None and not problem.dependency.any() and not coupled(problem)[0]:
         duration = durations(problem, assignment)
         start = queueing.starts(problem, assignment, duration)
         return Timetable(start, start + duration, float((start + duration).max(initial=0.0)))
-    run = _Run(problem, assignment)
+    run = _Run(problem, assignment, priority)
     run.simulate()
     if np.isnan(run.start).any():
         raise ValueError("`assignment` can not be timed: its dependencies form a circle")
@@ -180,7 +183,7 @@ def overfull(problem: Problem, assignment: Ints) -> Ints:
 class _Run:
     """One simulated run of the job; units are numbered in the order in which they are asked."""
 
-    def __init__(self, problem: Problem, assignment: Ints) -> None:
+    def __init__(self, problem: Problem, assignment: Ints, priority: Floats | None) -> None:
         count = len(problem.subtasks)
         self.assignment = assignment
         self.start = np.full(count, np.nan)
@@ -194,7 +197,9 @@ class _Run:
         source, target = assignment[self.edge[:, 0]], assignment[self.edge[:, 1]]
         self.seconds = transfer(problem, source, target, problem.edge_bytes[problem.dependency])
         seconds[problem.dependency] = self.seconds
-        rank = np.nan_to_num(upward_rank(problem, self.duration, seconds))
+        rank = priority
+        if rank is None:
+            rank = np.nan_to_num(upward_rank(problem, self.duration, seconds))
 
         self.units = sorted(units(problem), key=lambda unit: (-rank[unit[0]], int(unit[0])))
         self.unit_of = np.empty(count, dtype=np.int64)

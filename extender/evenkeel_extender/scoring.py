@@ -206,10 +206,13 @@ def _chosen(
     if planned is None:
         # A pod of ours whose plan has not been seen yet still has its room reserved somewhere.
         return pod.planned if pod.planned in value else min(value, key=lambda n: (-value[n], n))
+    wanted = planned.assignment.server
+    # What the plan gave up knowingly, for the end of the whole job, is no reason to leave it.
+    held = INERTIA + max(0.0, -planned.assignment.regret)
+    if wanted in value and value[wanted] >= max(value.values()) - held:
+        return wanted
     least = max(value.values()) - INERTIA
     near = [name for name, utility in value.items() if utility >= least]
-    if planned.assignment.server in near:
-        return planned.assignment.server
     cost = strandings(snapshot, pod, near, assumed) if len(near) > 1 else {}
     return min(near, key=lambda name: (cost.get(name, 0.0), -value[name], name))
 

@@ -2,11 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenkeel_core import explaining, facts, planning, verifying
+from evenkeel_core import (
+    costs,
+    decomposing,
+    explaining,
+    facts,
+    inserting,
+    planning,
+    verifying,
+)
 from evenkeel_core.jobs import (
     Constraints,
     Engine,
@@ -26,6 +35,7 @@ from evenkeel_core.plans import Plan
 from evenkeel_core.quantities import CPU, GIB, MEMORY, Bytes, Seconds
 from evenkeel_core.reasons import Reason
 from evenkeel_core.servers import Device, Server, Taint
+from evenkeel_core.subtasks import TaskGraph
 
 
 def server(name: str, cores: int = 64, memory: int = 256, gpu: str = "", count: int = 0) -> Server:
@@ -165,6 +175,51 @@ def test_a_dag_is_timed_in_order() -> None:
     starts = {assignment.subtask: assignment.start for assignment in made.assignments}
     assert starts["a-0"] < starts["b-0"] < starts["c-0"]
     assert made.makespan >= 30
+
+
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(2, 8))
+@settings(max_examples=15, deadline=None)
+def test_no_dag_takes_longer_than_by_heft(seed: int, count: int) -> None:
+    """Tasks of a random DAG with outputs that take about as long to move as to make."""
+    draw = np.random.default_rng(seed)
+    names = [f"t{number}" for number in range(count)]
+    tasks = tuple(
+        Task(
+            name,
+            Template({CPU: int(draw.integers(1, 40)) * 1000}, Seconds(float(draw.uniform(1, 30)))),
+            int(draw.integers(1, 4)),
+            tuple(before for before in names[:number] if draw.random() < 0.4),
+            Bytes(int(draw.uniform(0, 3e9))),
+        )
+        for number, name in enumerate(names)
+    )
+    job = Job("default/dag", "uid", tasks)
+    made = good(planning.plan(job, RACK), job)
+    ordered = tuple(sorted(RACK, key=lambda one: one.name))
+    graph = decomposing.decompose(job, ordered)
+    assert isinstance(graph, TaskGraph)
+    by_heft = inserting.heft(costs.problem(job, graph, ordered, {}))
+    assert made.makespan * (1 - planning.WORTH) <= by_heft.times.makespan * (1 + 1e-9)
+
+
+def test_an_equilibrium_is_kept_for_a_schedule_that_is_hardly_shorter() -> None:
+    """On two servers the second starts later by the milliseconds that its input takes."""
+    job = Job("default/dag", "uid", (template("a"), template("b", "a")))
+    made = good(planning.plan(job, RACK), job)
+    assert made.stable
+    assert made.makespan == pytest.approx(20.0, rel=planning.WORTH)
+
+
+def test_what_a_schedule_gives_up_for_the_end_of_the_job_is_said() -> None:
+    """All on one server saves moving the outputs; alone, each would go where less waits."""
+    one = Task("one", Template({CPU: 1000}, Seconds(60.0)), 7, (), Bytes(10**10))
+    two = Task("two", Template({CPU: 1000}, Seconds(60.0)), 2, ("one",), Bytes(0))
+    job = Job("default/dag", "uid", (one, two))
+    rack = tuple(server(f"s{number}", 16, 64) for number in range(4))
+    made = good(planning.plan(job, rack), job, rack)
+    assert made.makespan == pytest.approx(120.0)
+    assert not made.stable
+    assert min(assignment.regret for assignment in made.assignments) < 0
 
 
 def test_far_more_than_the_rack_runs_in_waves() -> None:

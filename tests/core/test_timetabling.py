@@ -52,6 +52,14 @@ def test_the_way_to_the_end_decides_who_goes_first(problem_of):
     assert timetable(problem, np.zeros(3, dtype=np.int64)).start.tolist() == [0, 11, 2]
 
 
+def test_a_priority_that_is_given_decides_instead(problem_of):
+    problem = problem_of([[2], [5], [9]], edges=[(0, 2, 0.0)])
+
+    times = timetable(problem, np.zeros(3, dtype=np.int64), priority=np.array([1.0, 2.0, 3.0]))
+
+    assert times.start.tolist() == [5, 0, 7]
+
+
 def test_outputs_take_time_to_move_between_servers_and_none_within_one(problem_of):
     problem = problem_of([[2, 2], [3, 3], [3, 3]], edges=[(0, 1, 7.0), (0, 2, 7.0)])
 
