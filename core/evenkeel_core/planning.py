@@ -231,10 +231,13 @@ def _levelled(problem: Problem, found: _Solution, scale: float, band: float) -> 
     return replace(found, state=state, balance=balance, times=times)
 
 
-def _scheduled(job: Job, problem: Problem, best: _Solution, scale: float, effort: int) -> _Solution:
+def _scheduled(
+    job: Job, problem: Problem, best: _Solution, scale: float, effort: int, *, priced: bool
+) -> _Solution:
     """Return the schedule that sees who waits for whom, where it serves the objective better.
 
-    Else the best equilibrium, that which best response reaches from the schedule among them.
+    Else the best equilibrium, that which best response reaches from the schedule among them. A
+    schedule gets the prices that make it one too, where there are any and they are not fixed.
     """
     found = scheduling.schedule(problem, effort=effort) if problem.dependency.any() else None
     if found is None:
@@ -253,7 +256,7 @@ def _scheduled(job: Job, problem: Problem, best: _Solution, scale: float, effort
     seen = replace(best, state=state, times=found.times)
     if late(seen) >= (1 - WORTH) * late(best):
         return best
-    return seen if stable else _priced(problem, seen, places, scale) or seen
+    return seen if stable or priced else _priced(problem, seen, places, scale) or seen
 
 
 def _earlier(job: Job, problem: Problem, found: _Solution, scale: float) -> _Solution:
@@ -305,7 +308,7 @@ def _solve(
     problem = partitioning.estimated(problem, factors)
     scale = game.scale_of(problem)
     best = _best(job.objective, problem, factors, scale, settings.balances)
-    best = _scheduled(job, problem, best, scale, settings.effort)
+    best = _scheduled(job, problem, best, scale, settings.effort, priced=priced)
     if settings.band is not None:
         best = _levelled(problem, best, scale, settings.band)
     elif not priced:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks import helix, instances, profiles
+from benchmarks import graphs, helix, instances, profiles
 
 from evenkeel_core import costs, facts, packings
 from evenkeel_core.efficiencies import Efficiency
@@ -466,3 +466,74 @@ def test_what_ran_beside_a_request_is_read_from_the_others(tmp_path: Path) -> No
     # Ten seconds at 105.5 tokens beside five at 202.75.
     assert first.context == pytest.approx((10 * 105.5 + 5 * 202.75) / 15)
     assert (second.prompts, second.batch) == (0, 1.5)
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Path:
+    """Small jobs of every set whose best lengths are plain to see."""
+    graph = {
+        "name": "two chains",
+        "processors": 2,
+        "weights": [3, 4, 5, 2],
+        "edges": [[0, 1], [2, 3]],
+        "optimal_makespan": 7,
+    }
+    shop = {
+        "instance": "two jobs",
+        "family": "small",
+        "machines": 2,
+        "jobs": [[[[1, 3], [2, 9]], [[2, 2]]], [[[1, 9], [2, 3]], [[1, 2]]]],
+        "lower_bound": 5,
+        "upper_bound": 5,
+    }
+    for name, row in (("rgpos", graph), ("fjsp", shop)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "made.jsonl").write_text(json.dumps(row) + "\n")
+    size = 5 * 10**8
+    tasks = [
+        {"id": "a", "parents": [], "children": ["b", "c"], "outputFiles": ["f"]},
+        {"id": "b", "parents": ["a"], "children": [], "inputFiles": ["f"]},
+        {"id": "c", "parents": ["a"], "children": [], "inputFiles": ["f"]},
+    ]
+    document = {
+        "workflow": {
+            "specification": {"tasks": tasks, "files": [{"id": "f", "sizeInBytes": size}]},
+            "execution": {"tasks": [{"id": t["id"], "runtimeInSeconds": 9.0} for t in tasks]},
+        }
+    }
+    (tmp_path / "wfinstances").mkdir()
+    packed = gzip.compress(json.dumps(document).encode())
+    (tmp_path / "wfinstances" / "fork.json.gz").write_bytes(packed)
+    return tmp_path
+
+
+def test_schedules_are_written_with_what_it_takes_to_check_them(waiting: Path) -> None:
+    written = waiting / "written.jsonl"
+    options = ("--time-limit", "0.2", "--seeds", "1")
+    found = run("dag", "--data", str(waiting), "--solutions", str(written), *options)
+    assert found["valid"] == found["instances"] == 2 + 5
+    assert found["worse_than_heft"] == 0
+    assert found["rgpos"]["mean_gap_percent"] == found["fjsp"]["worst_gap_percent"] == 0.0
+    assert found["fjsp"]["mean_gap_percent_by_family"] == {"small": 0.0}
+    assert found["wfinstances"]["mean_improvement_percent_on_unlike_servers"] >= 0.0
+    for line in map(json.loads, written.read_text().splitlines()):
+        place, start, end = line["assignment"], line["start"], line["end"]
+        for task, server in enumerate(place):
+            assert end[task] - start[task] == pytest.approx(line["cost"][task][server])
+        for (one, other), moved in zip(line["edges"], line["bytes"], strict=True):
+            i, j = place[one], place[other]
+            apart = line["latency"][i] + line["latency"][j]
+            apart += moved / min(line["bandwidth"][i], line["bandwidth"][j])
+            assert start[other] >= end[one] + (apart if i != j else 0.0) - 1e-6
+        for server, slots in enumerate(line["slots"]):
+            here = [task for task in range(len(place)) if place[task] == server]
+            for moment in [start[task] for task in here]:
+                assert sum(start[task] <= moment < end[task] for task in here) <= slots
+        assert max(end) == line["makespan"]
+
+
+def test_a_rack_is_made_anew_from_its_seed(waiting: Path) -> None:
+    one, other = (list(graphs.wfinstances(waiting / "wfinstances", 2)) for _ in range(2))
+    assert [case.name for case in one] == [case.name for case in other]
+    assert all((a.problem.cost == b.problem.cost).all() for a, b in zip(one, other, strict=True))
+    assert (one[0].problem.cost != one[2].problem.cost).any()
