@@ -21,7 +21,7 @@ def test_each_server_alone_starts_what_the_simulation_of_all_starts(
     problem = problem.with_pairs(cost=np.ceil(problem.cost))
     places = np.argmin(problem.cost, axis=1)
     duration = timetabling.durations(problem, places)
-    run = timetabling._Run(problem, places)
+    run = timetabling._Run(problem, places, None)
     run.simulate()
 
     start = queueing.starts(problem, places, duration)
