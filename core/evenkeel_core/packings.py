@@ -10,6 +10,7 @@ Relaxation Method (Management Science 1981).
 """
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,11 @@ shorter waits and milder cuts reached the same bounds in half the steps."""
 SHORTEST = 0.03
 MEMORY = 0.05
 """Weight of the newest knapsacks in the running mean of them."""
+NEAR = 8
+"""Subtasks either side of the first that does not fit, tried for a better set."""
+_PAIRS = [(NEAR, NEAR), *((one, NEAR) for one in range(NEAR)), *combinations(range(NEAR), 2)]
+_OUT = np.array([[2 * NEAR if at == NEAR else at for at in pair] for pair in _PAIRS])
+_INTO = np.array([[NEAR + at for at in pair] for pair in _PAIRS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +161,17 @@ class Dual:
         price = relaxation.price.copy()
         price[:, binding] = 0.0
         self._constant = float((price * packing.capacity).sum())
-        self._cost = (packing.cost + np.einsum("tsk,sk->ts", packing.demand, price)).T
-        self._weight, self._capacity = _grid(packing, binding)
+        self.cost: Floats = (packing.cost + np.einsum("tsk,sk->ts", packing.demand, price)).T
+        """(S, T) with what the other resources cost."""
+        self.weight, self.capacity = _grid(packing, binding)
         self._worth = relaxation.worth.copy()
-        self._best = self._worth
+        self.worth: Floats = self._worth
+        """(T,) those of the best bound."""
         self._step = 1.0
         self._stalled = 0
         self.bound = relaxation.bound
         """The best bound so far."""
-        self.packed: Mask = np.zeros(self._cost.shape, dtype=bool)
+        self.packed: Mask = np.zeros(self.cost.shape, dtype=bool)
         """(S, T) the sets of the last step."""
         self.mean: Floats = relaxation.share.T.copy()
         """(S, T) running mean of the sets: near the optimum of the strong relaxation."""
@@ -174,16 +182,16 @@ class Dual:
         O(S · capacity · core), where the core is the subtasks whose place in a server's set the
         linear bound of its knapsack leaves open.
         """
-        self.packed, value = knapsacks(self._worth - self._cost, self._weight, self._capacity)
+        self.packed, value = knapsacks(self._worth - self.cost, self.weight, self.capacity)
         bound = float(self._worth.sum() - value.sum()) - self._constant
         self.mean += MEMORY * (self.packed - self.mean)
         if bound > self.bound + 1e-9 * abs(self.bound):
-            self.bound, self._best, self._stalled = bound, self._worth, 0
+            self.bound, self.worth, self._stalled = bound, self._worth, 0
         else:
             self._stalled += 1
             if self._stalled >= PATIENCE:
                 self._step = max(self._step * SHORTER, SHORTEST)
-                self._worth, self._stalled = self._best, 0
+                self._worth, self._stalled = self.worth, 0
         missing = 1.0 - self.packed.sum(axis=0)
         square = float(missing @ missing)
         if square:
@@ -252,12 +260,30 @@ def _core(useful: Mask, value: Floats, cells: Ints, capacity: Ints) -> tuple[Mas
     room = capacity - (weights[servers, first] - cells[servers, first])
     rate = value[servers, first] / np.maximum(cells[servers, first], 1)
     rate = np.where(everything, 0.0, rate)
-    after = np.arange(useful.shape[1]) >= first[:, None]
-    filler = np.where(after & (cells <= room[:, None]), value, 0.0).max(axis=1)
-    gap = np.where(everything, 0.0, room * rate - filler)[:, None]
-    gap = gap + 1e-9 * (before[:, None] + 1.0)
     reduced = value - rate[:, None] * cells
+    gap = np.where(everything, 0.0, _lost(reduced, cells, first, room, rate))[:, None]
+    gap = gap + 1e-9 * (before[:, None] + 1.0)
     return useful & (reduced > gap), useful & (np.abs(reduced) <= gap)
+
+
+def _lost(reduced: Floats, cells: Ints, first: Ints, room: Ints, rate: Floats) -> Floats:
+    """Return what whole sets lose against the linear bound, (S,), by the best of simple sets.
+
+    Of those next to the first that does not fit, at most two go out and two come in.
+    """
+    servers = np.arange(room.size)[:, None]
+    column = first[:, None] + np.arange(-NEAR, NEAR)
+    there = (column >= 0) & (column < reduced.shape[1])
+    column = np.clip(column, 0, reduced.shape[1] - 1)
+    inside = there & (cells[servers, column] > 0)
+    # The last column stands for nobody.
+    loss = np.pad(np.where(inside, np.abs(reduced[servers, column]), np.inf), ((0, 0), (0, 1)))
+    size = np.pad(cells[servers, column], ((0, 0), (0, 1)))
+    out, into = ([array[:, side].sum(axis=2) for array in (loss, size)] for side in (_OUT, _INTO))
+    left = room[:, None, None] + out[1][:, :, None] - into[1][:, None, :]
+    lost = out[0][:, :, None] + into[0][:, None, :] + rate[:, None, None] * left
+    least: Floats = np.where(left >= 0, lost, np.inf).min(axis=(1, 2))
+    return least
 
 
 def _packed(value: Floats, cells: Ints, core: Mask, room: Ints) -> Mask:
@@ -272,14 +298,18 @@ def _packed(value: Floats, cells: Ints, core: Mask, room: Ints) -> Mask:
     # What only pads a server's list is worth less than nothing, so that it is never taken.
     worth = np.where(inside, value[servers[:, None], columns], -1.0)
     needs = np.where(inside, cells[servers[:, None], columns], 0)
-    best = np.zeros((room.size, int(room.max()) + 1))
+    # Left of each row is as much of -inf as the largest need can reach back.
+    reach, width = int(needs.max()), int(room.max()) + 1
+    row = np.full((room.size, reach + width), -np.inf)
+    best, flat = row[:, reach:], row.reshape(-1)
+    best[:] = 0.0
     took = np.zeros((size, *best.shape), dtype=bool)
-    used = np.arange(best.shape[1])
+    cell = servers[:, None] * row.shape[1] + reach + np.arange(width)
     for step in range(size):
-        rest = used - needs[:, step : step + 1]
-        filled = np.take_along_axis(best, np.maximum(rest, 0), axis=1) + worth[:, step : step + 1]
-        took[step] = (rest >= 0) & (filled > best)
-        best = np.where(took[step], filled, best)
+        filled = flat[cell - needs[:, step : step + 1]]
+        filled += worth[:, step : step + 1]
+        np.greater(filled, best, out=took[step])
+        np.maximum(filled, best, out=best)
     at = room.copy()
     for step in range(size - 1, -1, -1):
         taken = took[step, servers, at]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from evenkeel_core import packings
 from evenkeel_core.assigning import assign
+from evenkeel_core.diving import dive
 from evenkeel_core.exchanging import Board
 from evenkeel_core.packings import Dual, Packing
 from evenkeel_core.problems import Floats, Ints
@@ -112,6 +113,42 @@ def test_the_knapsacks_bound_better_than_the_line() -> None:
     for _ in range(60):
         dual.advance(relaxation.bound * 1.02)
     assert dual.bound > relaxation.bound
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.integers(1, 30), st.integers(2, 5), st.integers(1, 2))
+def test_a_dive_places_every_subtask_where_it_may_go(
+    seed: int, tasks: int, servers: int, resources: int
+) -> None:
+    packing = random_packing(seed, tasks, servers, resources, room=1.5)
+    relaxation = packings.relax(packing)
+    if relaxation is None:
+        return
+    dual = Dual(packing, relaxation)
+    for _ in range(10):
+        dual.advance(relaxation.bound * 1.1)
+    mean, worth = dual.mean.copy(), dual.worth.copy()
+    place = dive(dual, np.random.default_rng(seed), 0.1)
+    assert np.isfinite(packing.cost[np.arange(tasks), place]).all()
+    assert (dual.mean == mean).all()
+    assert (dual.worth == worth).all()
+    assert (place == dive(dual, np.random.default_rng(seed), 0.1)).all()
+
+
+def test_a_dive_overloads_less_than_rounding_at_once() -> None:
+    """Each to the server that packs it most often is too much; the dive minds what is left."""
+    packing = random_packing(7, 60, 6)
+    relaxation = packings.relax(packing)
+    assert relaxation is not None
+    dual = Dual(packing, relaxation)
+    for _ in range(60):
+        dual.advance(relaxation.bound * 1.02)
+    place = dive(dual, np.random.default_rng(0), 0.0)
+
+    def excess(places: Ints) -> float:
+        return float(np.maximum(packings.loads(packing, places) - packing.capacity, 0.0).sum())
+
+    assert excess(place) < excess(dual.mean.argmax(axis=0))
 
 
 def priced(packing: Packing, place: Ints, price: Floats) -> float:
