@@ -36,10 +36,12 @@ FAILURES = 60
 """Descents a start may end with too much somewhere before it is given up."""
 WARM = 0.15
 """Part of the time that only climbs the bound: starts from a poor bound are poor."""
-SEARCH = 0.6
+SEARCH = 0.75
 """Part of the time before what is left is solved exactly, where that pays."""
 MARGIN = 0.92
 """Part of the time limit that is planned with: one step or HiGHS may run over by the rest."""
+LATEST = 0.3
+"""Weight of the latest round in how long one is expected to take."""
 KERNEL = 1.8
 """Pairs a subtask in the first exact solution, doubled as long as they are solved in time."""
 LARGE = 300
@@ -77,9 +79,10 @@ def assign(
     ----------
     packing : Packing
     rounds : int
-        Dives when no clock is given: equal input then gives equal output.
+        Dives, each after some dual steps, when no clock is given: equal input then gives equal
+        output.
     seed : int
-        Of the disturbances.
+        Of the dives and disturbances.
     time_limit : float
         Seconds, with a clock.
     clock : callable, optional
@@ -87,8 +90,8 @@ def assign(
 
     Notes
     -----
-    Deterministic without a clock. A round is O(S · capacity cells · core) for the bound and
-    O(T · T / S) a move for the descents, vectorised.
+    Deterministic without a clock. A dual step is O(S · capacity cells · core), a dive some
+    dozens of them on ever fewer subtasks, a move of the descents O(T · T / S), all vectorised.
     """
     if not packing.cost.shape[0]:
         return Assigned(np.zeros(0, dtype=np.int64), 0.0, 0.0, 0.0, proven=True)
@@ -116,17 +119,18 @@ class _Timer:
         self._rounds = rounds
         self._done = 0
         self._look = 0.0
-        self._longest = 0.0
+        self._usual = 0.0
 
     def round(self) -> None:
-        """Note the end of a round, and how long it was."""
+        """Note the end of a round, and how long it took."""
         self._done += 1
         look = self.spent()
-        self._longest, self._look = max(self._longest, look - self._look), look
+        self._usual += LATEST * (look - self._look - self._usual)
+        self._look = look
 
     def ends(self, part: float) -> bool:
         """Tell whether another round might end after this part of the time or the rounds."""
-        ahead = self._longest if self._clock else 0.0
+        ahead = self._usual if self._clock else 0.0
         return self._look + ahead >= part
 
     def spent(self) -> float:

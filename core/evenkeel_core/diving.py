@@ -22,8 +22,9 @@ STEPS = 2
 """Dual steps after each fixing."""
 MEMORY = 0.3
 """Weight of the newest knapsacks: they change faster than while nothing is fixed."""
-REACH = 1e-3
-"""Length of a step, as part of the bound."""
+REACH = (3e-4, 3e-3)
+"""Length of a step, as part of the bound: a dive draws its own between these. Where the bound is
+near the optimum short ones were better, where it is far long ones."""
 
 
 def dive(dual: Dual, random: np.random.Generator, noise: float) -> Ints:
@@ -37,7 +38,7 @@ def dive(dual: Dual, random: np.random.Generator, noise: float) -> Ints:
     noise : float
         What at most is added to how often a pair was packed, 0 to 1, so that dives differ.
     """
-    dived = _Dive(dual)
+    dived = _Dive(dual, float(np.exp(random.uniform(*np.log(REACH)))))
     while dived.open.size and dived.fix(random, noise):
         for _ in range(STEPS):
             if not dived.open.size or dived.settled():
@@ -49,8 +50,9 @@ def dive(dual: Dual, random: np.random.Generator, noise: float) -> Ints:
 class _Dive:
     """What is fixed, and the relaxation of the rest."""
 
-    def __init__(self, dual: Dual) -> None:
+    def __init__(self, dual: Dual, reach: float) -> None:
         self._dual = dual
+        self._reach = reach * abs(dual.bound)
         self._worth = dual.worth.copy()
         self._left = dual.capacity.copy()
         self.mean = np.where(np.isfinite(dual.cost), dual.mean, -1.0)
@@ -86,5 +88,5 @@ class _Dive:
             self.mean[:, at] = packed
             return True
         self.mean[:, at] += MEMORY * (packed - self.mean[:, at])
-        self._worth[at] += REACH * abs(dual.bound) / square * missing
+        self._worth[at] += self._reach / square * missing
         return False
