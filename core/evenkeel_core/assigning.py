@@ -36,7 +36,7 @@ FAILURES = 60
 """Descents a start may end with too much somewhere before it is given up."""
 WARM = 0.15
 """Part of the time that only climbs the bound: starts from a poor bound are poor."""
-SEARCH = 0.75
+SEARCH = 0.6
 """Part of the time before what is left is solved exactly, where that pays."""
 MARGIN = 0.92
 """Part of the time limit that is planned with: one step or HiGHS may run over by the rest."""
