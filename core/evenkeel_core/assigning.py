@@ -28,7 +28,7 @@ ROUNDS = 50
 STEPS = 5
 """Dual steps between two dives."""
 NOISE = 0.1
-"""By how much dives differ: 0.03 to 0.3 were alike."""
+"""How much of chance there is in how often a pair is packed, so that dives differ."""
 KICKS = 5
 """Small disturbances of each start: 3, 8 and 20 differed by little, and few leave time for
 dives."""

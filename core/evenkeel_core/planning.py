@@ -31,7 +31,7 @@ from evenkeel_core.reasons import Reason
 from evenkeel_core.refusing import why_not
 from evenkeel_core.servers import Server
 from evenkeel_core.shortlisting import shortlists
-from evenkeel_core.subtasks import Subtask, TaskGraph
+from evenkeel_core.subtasks import Subtask, TaskGraph, raised
 from evenkeel_core.timetabling import Timetable
 
 WORTH = 0.01
@@ -413,6 +413,7 @@ def replan(
     loads: Mapping[str, float] | None = None,
     *,
     avoid: Mapping[str, Collection[str]] | None = None,
+    memory: Mapping[str, float] | None = None,
     settings: PlanSettings | None = None,
 ) -> Plan:
     """Decide some groups of a plan anew and keep every other assignment.
@@ -432,6 +433,9 @@ def replan(
         are kept and not done.
     avoid : mapping, optional
         Servers each group should stay away from, while there are others.
+    memory : mapping, optional
+        Factors on the memory that tasks ask for, by their names; the graph of the plan keeps what
+        was asked at first.
     settings : PlanSettings, optional
 
     Returns
@@ -455,9 +459,12 @@ def replan(
     graph, refusals = _regraph(job, previous, set(groups), servers, avoid or {})
     if refusals:
         return replace(previous, assignments=(), refusals=refusals)
-    problem = _priced_as(previous, _rated(costs.problem(job, graph, servers, loads or {})))
-    anew = np.array([subtask.group in groups for subtask in graph.subtasks])
-    subtasks = tuple(s for s, new in zip(graph.subtasks, anew, strict=True) if new)
+    factors = memory or {}
+    asked = tuple(raised(subtask, factors.get(subtask.task, 1.0)) for subtask in graph.subtasks)
+    wanted = replace(graph, subtasks=asked)
+    problem = _priced_as(previous, _rated(costs.problem(job, wanted, servers, loads or {})))
+    anew = np.array([subtask.group in groups for subtask in asked])
+    subtasks = tuple(s for s, new in zip(asked, anew, strict=True) if new)
     chosen = _shunning(part(problem, anew), subtasks, avoid or {})
     nowhere: Mask = ~np.any(np.isfinite(chosen.seconds), axis=1)
     if nowhere.any():

@@ -1,9 +1,9 @@
 """Subtasks: what the method assigns to servers, one pod each."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evenkeel_core.jobs import Constraints
-from evenkeel_core.quantities import Bytes, Vector, Work
+from evenkeel_core.quantities import MEMORY, Bytes, Vector, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,19 @@ class Subtask:
     weight_bytes: Bytes = Bytes(0)
     kv_bytes: Bytes = Bytes(0)
     output_bytes: Bytes = Bytes(0)
+
+
+def raised(subtask: Subtask, memory: float) -> Subtask:
+    """Return a subtask that asks for so many times the memory, as its task was killed for less."""
+    if memory == 1.0:
+        return subtask
+    variants = tuple(
+        replace(variant, demand={**variant.demand, MEMORY: int(variant.demand[MEMORY] * memory)})
+        if MEMORY in variant.demand
+        else variant
+        for variant in subtask.variants
+    )
+    return replace(subtask, variants=variants)
 
 
 @dataclass(frozen=True, slots=True)

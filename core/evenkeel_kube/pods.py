@@ -11,7 +11,7 @@ from typing import Any
 
 from evenkeel_core.jobs import Inference, Task, Term
 from evenkeel_core.plans import Assignment
-from evenkeel_core.quantities import MEMORY, Vector
+from evenkeel_core.quantities import Vector
 from evenkeel_core.subtasks import Subtask
 from evenkeel_kube import amounts, names
 
@@ -406,10 +406,3 @@ def without_finalizer(pod: Mapping[str, Any]) -> list[Object]:
         {"op": "test", "path": "/metadata/resourceVersion", "value": _version(pod)},
         {"op": "replace", "path": "/metadata/finalizers", "value": left},
     ]
-
-
-def raised(demand: Vector, memory: float) -> Vector:
-    """Return a demand with its memory estimate raised by what was learnt."""
-    if memory == 1.0 or MEMORY not in demand:
-        return demand
-    return {**demand, MEMORY: int(demand[MEMORY] * memory)}

@@ -19,7 +19,7 @@ from evenkeel_core.quantities import PODS, Vector
 from evenkeel_core.reasons import Reason
 from evenkeel_core.releasing import Waiting
 from evenkeel_core.servers import Server
-from evenkeel_core.subtasks import Subtask
+from evenkeel_core.subtasks import Subtask, raised
 from evenkeel_kube import names, plans, pods, statuses
 from evenkeel_kube.nodes import pod_demand
 from evenkeel_operator import following, reporting
@@ -284,7 +284,7 @@ class _Run:
         for subtask, place in zip(group.members, group.assignments, strict=True):
             server = self.servers.get(place.server)
             # As the task may run now: a claim may have been bound since the plan was made.
-            subtask = replace(subtask, constraints=group.task.constraints)
+            subtask = replace(self._asking(subtask), constraints=group.task.constraints)
             if server is None or checks.reason(subtask, server) is not None:
                 gone.add(place.server)
         return tuple(sorted(gone))
@@ -373,14 +373,13 @@ class _Run:
         attempt = self.record.attempts.get(group.name, 1)
         lost = self.record.failures.get(group.name, 0) + self.record.retries.get(group.name, 0)
         not_before = self.now + backoff(lost, self.job.uid, group.name, self.settings)
-        memory = self.record.memory.get(group.task.name, 1.0)
         return [
             pods.render(
                 self.view.manifest,
                 group.task,
                 subtask,
                 place,
-                pods.raised(self._demand(subtask, place), memory),
+                self._demand(subtask, place),
                 revision=self.record.revision,
                 attempt=attempt,
                 scheduler=self.settings.scheduler,
@@ -390,9 +389,14 @@ class _Run:
             for subtask, place in zip(group.members, group.assignments, strict=True)
         ]
 
+    def _asking(self, subtask: Subtask) -> Subtask:
+        """Return a subtask with the memory that its task was found to need."""
+        return raised(subtask, self.record.memory.get(subtask.task, 1.0))
+
     def _demand(self, subtask: Subtask, place: Assignment) -> Vector:
-        variant = checks.variant(subtask, self.servers[place.server])
-        return variant.demand if variant else subtask.variants[0].demand
+        asking = self._asking(subtask)
+        variant = checks.variant(asking, self.servers[place.server])
+        return variant.demand if variant else asking.variants[0].demand
 
     # Reporting
 

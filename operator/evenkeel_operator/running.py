@@ -594,7 +594,13 @@ def _replan(view: View, decision: Decision, servers: list[Any], loads: dict[str,
     }
     loads = _sum(loads, planning.committed(view.record.plan, open_groups))
     return planning.replan(
-        view.job, view.record.plan, set(decision.replan), servers, loads, avoid=decision.replan
+        view.job,
+        view.record.plan,
+        set(decision.replan),
+        servers,
+        loads,
+        avoid=decision.replan,
+        memory=view.record.memory,
     )
 
 

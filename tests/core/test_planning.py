@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenkeel_core import (
+    checks,
     costs,
     decomposing,
     explaining,
@@ -358,3 +359,18 @@ def test_whatever_a_config_describes_is_planned_or_refused(
     job = Job("default/any", "uid", (Task("any", work, None),))
     made = planning.plan(job, RACK)
     assert made.refusals if not made.feasible else verifying.verify(made, job, RACK) == ()
+
+
+def test_a_task_that_was_killed_for_memory_moves_to_where_more_fits() -> None:
+    rack = (server("large", 16, 64), server("small", 16, 16))
+    job = batch(requests=4, parallelism=Parallelism(data=2))
+    made = good(planning.plan(job, rack), job, rack)
+    need = checks.variant(made.graph.subtasks[0], rack[1])
+    assert need is not None, "it fits the small server as it is"
+    group = made.graph.subtasks[0].group
+    again = planning.replan(job, made, {group}, rack, memory={"batch": 3.0})
+    (place,) = (a for a in again.assignments if a.subtask == made.graph.subtasks[0].name)
+    assert place.server == "large"
+    assert again.graph == made.graph, "what was asked at first stays on record"
+    refused = planning.replan(job, made, {group}, rack, memory={"batch": 100.0})
+    assert refused.refusals[0].resource == MEMORY

@@ -41,6 +41,17 @@ def test_pods_land_where_they_were_planned(rack: "Rack", simulated: Callable[...
     rack.delete("places")
 
 
+def test_a_job_runs_by_the_claims_own_matrix(
+    rack: "Rack", simulated: Callable[..., Object]
+) -> None:
+    rack.apply("shares", simulated(12, scale=20, costModel="Shares", parallelism={"data": 6}))
+    rack.ends("shares")
+    plan = rack.record("shares").plan
+    assert rack.job("shares")["spec"]["costModel"] == "Shares"
+    assert len(plan.assignments) == 6
+    rack.delete("shares")
+
+
 def test_the_best_response_takes_what_was_filled_first(
     rack: "Rack", simulated: Callable[..., Object], on: Callable[[str], Object]
 ) -> None:

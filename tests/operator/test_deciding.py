@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from evenkeel_core.plans import Refusal
+from evenkeel_core.quantities import MEMORY
 from evenkeel_core.reasons import Reason
 from evenkeel_core.servers import Server
-from evenkeel_kube import names, pods, statuses
+from evenkeel_kube import names, nodes, pods, statuses
 from evenkeel_operator import deciding, reporting
 from evenkeel_operator.deciding import Decision, View
 from evenkeel_operator.settings import Settings
@@ -424,3 +425,27 @@ def test_a_template_killed_for_memory_is_not_given_more_than_its_user_wrote(
     decision = decide(replace(view, pods=tuple(pods_.values())), servers)
     assert decision.record is not None
     assert decision.record.memory == {}
+
+
+def test_what_was_killed_for_memory_asks_for_more_and_moves_where_it_no_longer_fits(
+    dag: Object, make_view: Views, servers: dict[str, Server]
+) -> None:
+    spec = {
+        "model": {"uri": "file://llama-3.1-8b-instruct-q4_k_m.gguf"},
+        "runtime": {"engine": "simulator"},
+        "parallelism": {"data": 1},
+        "input": {"prompts": ["why"]},
+    }
+    manifest = {**dag, "spec": spec}
+    (first,) = decide(make_view(manifest), servers).create
+    (more,) = decide(make_view(manifest, memory={"batch": 1.25}), servers).create
+
+    def asked(pod: Object) -> int:
+        found = nodes.pod_demand(pod["spec"])[MEMORY]
+        return int(found)
+
+    assert asked(more) == int(asked(first) * 1.25)
+    moved = decide(make_view(manifest, memory={"batch": 50.0}), servers)
+    assert moved.create == []
+    assert moved.record is not None
+    assert moved.record.retries == {"batch-0": 1}, "no server can take it: planned anew, for free"
