@@ -138,9 +138,28 @@ def failure(pod: Object) -> tuple[Reason, str]:
     ]
     if any(state.get("reason") == "OOMKilled" for state in ended):
         return Reason.OUT_OF_MEMORY, f"{pod['metadata']['name']}: OOMKilled"
+    if unstarted := next((state for state in ended if _never_ran(state)), None):
+        said = str(unstarted.get("message", ""))[:300]
+        return Reason.NOT_STARTED, f"{pod['metadata']['name']} on {bound(pod)}: {said}"
     codes = ", ".join(str(state.get("exitCode")) for state in ended)
     where = bound(pod) or "no node"
     return Reason.ATTEMPT_FAILED, f"{pod['metadata']['name']} on {where}: exit code {codes or '-'}"
+
+
+NEVER_RAN = ("StartError", "ContainerCannotRun")
+OWN_FAULTS = (
+    "executable file not found",
+    "no such file or directory",
+    "permission denied",
+    "exec format error",
+)
+"""What the runtime says of a command that can't be run anywhere."""
+
+
+def _never_ran(state: Object) -> bool:
+    """Tell whether the node failed to start a container: it was too busy, or broke off."""
+    said = str(state.get("message", ""))
+    return state.get("reason") in NEVER_RAN and not any(fault in said for fault in OWN_FAULTS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,13 @@ def failed(**status: Any) -> Object:
 OUT_OF_MEMORY = {
     "containerStatuses": [{"state": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}]
 }
+
+
+def unstarted(message: str) -> Object:
+    state = {"reason": "StartError", "exitCode": 128, "message": message}
+    return {"containerStatuses": [{"state": {"terminated": state}}]}
+
+
 TARGET = {"conditions": [{"type": "DisruptionTarget", "status": "True"}]}
 
 
@@ -96,6 +103,18 @@ TARGET = {"conditions": [{"type": "DisruptionTarget", "status": "True"}]}
         pytest.param({"reason": "Evicted"}, Reason.DISRUPTED, True, id="evicted"),
         pytest.param(TARGET, Reason.DISRUPTED, True, id="disruption target"),
         pytest.param(OUT_OF_MEMORY, Reason.OUT_OF_MEMORY, False, id="killed for memory"),
+        pytest.param(
+            unstarted("failed to start containerd task: context deadline exceeded"),
+            Reason.NOT_STARTED,
+            True,
+            id="the node could not start it",
+        ),
+        pytest.param(
+            unstarted('exec: "nope": executable file not found in $PATH'),
+            Reason.ATTEMPT_FAILED,
+            False,
+            id="a command that is not there",
+        ),
         pytest.param({}, Reason.ATTEMPT_FAILED, False, id="its own fault"),
     ],
 )
