@@ -80,6 +80,9 @@ async def job(api: "Client", namespace: str, name: str) -> Object:
     """Return one job."""
     from evenkeel_kube import client, names
 
+    if not name:
+        raise Failure("the name of the job is empty")
+
     try:
         return await api.get(client.path(names.API_VERSION, PLURAL, namespace, name))
     except client.NotFound:

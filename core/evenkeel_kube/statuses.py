@@ -28,11 +28,16 @@ def seconds(pod: Object) -> float | None:
     """
     statuses = pod.get("status", {}).get("containerStatuses") or ()
     ended = [(item.get("state") or {}).get("terminated") or {} for item in statuses]
-    if not ended or any(not item.get("startedAt") for item in ended):
+    if not ended or any(_never(item.get("startedAt")) for item in ended):
         return None
     start = min(datetime.fromisoformat(item["startedAt"]) for item in ended)
     end = max(datetime.fromisoformat(item["finishedAt"]) for item in ended)
     return (end - start).total_seconds()
+
+
+def _never(stamp: str | None) -> bool:
+    """Tell whether a time stands for none: the runtime writes 1970 for what never started."""
+    return not stamp or stamp.startswith("1970-")
 
 
 def indexes(text: str | None) -> frozenset[int]:

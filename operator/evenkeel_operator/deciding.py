@@ -468,7 +468,7 @@ class _Run:
             else ("False", str(Reason.WAITING), f"{counts['waiting']} subtasks wait"),
             "Running": ("True", str(Reason.RUNNING), f"{counts['running']} run")
             if running
-            else ("False", str(Reason.WAITING), "none runs"),
+            else ("False", str(Reason.WAITING), self._starting() or "none runs"),
             "Succeeded": ("False", str(Reason.RUNNING), ""),
             "Failed": ("False", str(Reason.RUNNING), ""),
         }
@@ -490,6 +490,11 @@ class _Run:
         if wanted["Failed"][0] == "True":
             wanted["Running"] = ("False", wanted["Failed"][1], "what ran is stopped")
         return wanted
+
+    def _starting(self) -> str:
+        """Return what keeps a bound pod from running, as its kubelet says it."""
+        looks = (look for look in self.looks.values() if look.phase is Phase.STARTING)
+        return next((look.message for look in looks if look.message), "")
 
     def _late(self, started: str | None) -> str:
         deadline = self.spec.get("activeDeadlineSeconds")

@@ -143,7 +143,13 @@ def failure(pod: Object) -> tuple[Reason, str]:
         return Reason.NOT_STARTED, f"{pod['metadata']['name']} on {bound(pod)}: {said}"
     codes = ", ".join(str(state.get("exitCode")) for state in ended)
     where = bound(pod) or "no node"
-    return Reason.ATTEMPT_FAILED, f"{pod['metadata']['name']} on {where}: exit code {codes or '-'}"
+    words = "".join(
+        f", {state['reason']}: {str(state.get('message', ''))[:300]}"
+        for state in ended
+        if state.get("reason") in NEVER_RAN
+    )
+    message = f"{pod['metadata']['name']} on {where}: exit code {codes or '-'}{words}"
+    return Reason.ATTEMPT_FAILED, message
 
 
 NEVER_RAN = ("StartError", "ContainerCannotRun")
@@ -236,14 +242,16 @@ def _half_open(opened: Sequence[Object], now: float, patience: Patience) -> Look
 def _starting(there: Sequence[Object], now: float, patience: Patience) -> Look:
     """Tell whether bound pods run, still start, or can't be started where they are."""
     pending = [pod for pod in there if phase(pod) == "Pending"]
+    said = ""
     for pod in pending:
         obstacle, server = waiting_for(pod), bound(pod) or ""
         since = seconds_since(pod.get("status", {}).get("startTime"), now)
         limit = patience.start * (CREATING_LONGER if obstacle.startswith(CREATING) else 1)
+        message = f"{pod['metadata']['name']} on {server}: {obstacle}"
+        said = said or (message if obstacle else "")
         if obstacle and since > limit:
-            message = f"{pod['metadata']['name']} on {server}: {obstacle}"
             return Look(Phase.LOST, Reason.NOT_STARTED, message, (server,))
-    return Look(Phase.STARTING if pending else Phase.RUNNING)
+    return Look(Phase.STARTING, message=said) if pending else Look(Phase.RUNNING)
 
 
 HARMLESS = ("PodInitializing",)

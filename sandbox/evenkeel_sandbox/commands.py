@@ -30,6 +30,8 @@ _out = Console(markup=False)
 _err = Console(stderr=True, markup=False)
 TROUBLE = 2
 """Exit status where there is no answer, as of the other commands of `evenkeel`."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells count it."""
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -63,6 +65,13 @@ def _reported(command: Callable[_P, _R]) -> Callable[_P, _R]:
         except (SandboxError, ValueError) as error:
             _err.print(f"evenkeel: {error}", highlight=False, soft_wrap=True)
             raise typer.Exit(TROUBLE) from None
+        except KeyboardInterrupt:
+            _err.print(
+                "evenkeel: interrupted; `evenkeel sandbox down` with the sandbox's --name removes "
+                "what has started",
+                soft_wrap=True,
+            )
+            raise typer.Exit(INTERRUPTED) from None
 
     return run
 
@@ -195,13 +204,16 @@ def execute(
     """Run a command with KUBECONFIG set and the sandbox's kubectl on the PATH."""
     cluster = Cluster.open(name)
     tools = Path(cluster.state.binaries["kubectl"]).parent
-    path = os.pathsep.join([str(tools), os.environ["PATH"]])
+    path = os.pathsep.join([str(tools), os.environ.get("PATH", os.defpath)])
     environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig), "PATH": path}
     program = shutil.which(command[0], path=path)
     if program is None:
         raise SandboxError(f"no such command: {command[0]}")
     sys.stdout.flush()
-    os.execve(program, command, environment)  # noqa: S606 - the user's own command, as given
+    try:
+        os.execve(program, command, environment)  # noqa: S606 - the user's own command, as given
+    except OSError as error:
+        raise SandboxError(f"{program} can't be run: {error.strerror}") from error
 
 
 def _write(document: Any) -> None:

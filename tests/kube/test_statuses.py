@@ -52,3 +52,9 @@ def test_a_pod_took_from_its_first_start_to_its_last_end(
     containers: list[Any], seconds: float | None
 ) -> None:
     assert statuses.seconds({"status": {"containerStatuses": containers}}) == seconds
+
+
+def test_what_never_started_took_no_time() -> None:
+    ended = {"startedAt": "1970-01-01T00:00:00Z", "finishedAt": "2026-11-25T00:00:00Z"}
+    pod = {"status": {"containerStatuses": [{"state": {"terminated": ended}}]}}
+    assert statuses.seconds(pod) is None

@@ -383,6 +383,8 @@ def test_what_can_not_start_where_it_is_is_tried_elsewhere(
         assert reason in decision.events[0][2]
     else:
         assert conditions(decision)["Running"][0] == "False", "bound is not running"
+        said = next(c["message"] for c in decision.status["conditions"] if c["type"] == "Running")
+        assert reason in said or reason == "PodInitializing"
         assert decision.status["subtaskCounts"]["running"] == 0
 
 
@@ -468,3 +470,14 @@ def test_what_was_killed_for_memory_asks_for_more_and_moves_where_it_no_longer_f
     assert moved.create == []
     assert moved.record is not None
     assert moved.record.retries == {"batch-0": 1}, "no server can take it: planned anew, for free"
+
+
+def test_why_a_command_could_not_be_run_is_said(
+    dag: Object, make_view: Views, servers: dict[str, Server], with_status: Change
+) -> None:
+    view = make_view(dag)
+    pods_ = created(view, servers)
+    said = 'exec: "nope": executable file not found in $PATH'
+    pods_["a-0"] = with_status(pods_["a-0"], "Failed", "s1", **unstarted(said))
+    decision = decide(replace(view, pods=tuple(pods_.values())), servers)
+    assert f"exit code 128, StartError: {said}" in decision.events[0][2]
