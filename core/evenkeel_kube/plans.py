@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from evenkeel_core.plans import Plan
-from evenkeel_kube import names
+from evenkeel_kube import names, pods
 
 KEY = "plan"
 MAX_BYTES = 900 * 1024
@@ -119,16 +119,7 @@ def manifest(job: Mapping[str, Any], record: Record) -> dict[str, Any]:
                 names.LABEL_JOB_UID: metadata["uid"],
                 "app.kubernetes.io/managed-by": "evenkeel",
             },
-            "ownerReferences": [
-                {
-                    "apiVersion": names.API_VERSION,
-                    "kind": "InferenceJob",
-                    "name": metadata["name"],
-                    "uid": metadata["uid"],
-                    "controller": True,
-                    "blockOwnerDeletion": True,
-                }
-            ],
+            "ownerReferences": [pods.owner(job)],
         },
         "binaryData": {KEY: encode(record)},
     }

@@ -72,8 +72,6 @@ class Memory:
     told: set[str] = field(default_factory=set)
     refused: tuple[str, str] = ("", "")
     """Reason and message of the last refusal that was told as an event."""
-    unread: str = ""
-    """Why the plan on record can't be read."""
     defect: str = ""
     """What failed in this operator at the last try, were it its own fault."""
 
@@ -107,7 +105,7 @@ class Operator:
         self._memory: dict[str, Memory] = {}
         self._caches = Caches(api, self._wake.set)
         self._servers = gathering.Servers()
-        self._records: dict[str, tuple[str, plans.Record | None]] = {}
+        self._records: dict[str, tuple[str, plans.Record | plans.RecordError]] = {}
         self._confirm = confirm
         self._actor = Actor(api, self._caches, settings.concurrency, confirm)
         self._listed = 0.0
@@ -250,7 +248,7 @@ class Operator:
                 job=read,
                 problem=problem,
                 record=records[key],
-                pods=snapshot.by_job.get(f"{job['metadata']['namespace']}/{_uid(job)}", ()),
+                pods=snapshot.by_job.get(_owner(job), ()),
                 refusals=memory.refusals,
                 obstacle=memory.obstacle,
                 steady=snapshot.steady,
@@ -269,8 +267,10 @@ class Operator:
         self, job: Object, memory: Memory, record: plans.Record | None, snapshot: Snapshot
     ) -> tuple[Job | None, tuple[Reason, str] | None]:
         """Return the job as it may run now, or why it can't be worked on."""
-        if memory.unread:
-            return None, (Reason.PLAN_NOT_READABLE, memory.unread)
+        _, on_record = self._records.get(_uid(job), ("", None))
+        if isinstance(on_record, plans.RecordError):
+            # Its attempts are in it: to plan anew would start their numbers again.
+            return None, (Reason.PLAN_NOT_READABLE, str(on_record))
         with self._apart(job):
             read, problem = await self._read(job, memory, record)
             if read is not None:
@@ -285,22 +285,13 @@ class Operator:
             f"{metadata['namespace']}/{plans.name(metadata['name'])}"
         )
         if found is None or found["metadata"]["labels"].get(names.LABEL_JOB_UID) != metadata["uid"]:
+            self._records.pop(metadata["uid"], None)
             return None
         uid, version = metadata["uid"], found["metadata"]["resourceVersion"]
         held = self._records.get(uid)
         if held is None or held[0] != version:
-            held = self._records[uid] = (version, self._decoded(uid, found))
-        return held[1]
-
-    def _decoded(self, uid: str, config_map: Object) -> plans.Record | None:
-        """Return the plan; one that can't be read stops its job, for its attempts are in it."""
-        memory = self._memory.setdefault(uid, Memory())
-        memory.unread = ""
-        try:
-            return gathering.record(config_map)
-        except plans.RecordError as error:
-            memory.unread = str(error)
-            return None
+            held = self._records[uid] = (version, _decoded(found))
+        return held[1] if isinstance(held[1], plans.Record) else None
 
     def _queued(self, key: str, job: Object, record: plans.Record | None) -> admitting.Queued:
         return admitting.Queued(
@@ -570,7 +561,7 @@ class Operator:
     async def _orphans(self, snapshot: Snapshot) -> None:
         """Let the pods of jobs that are gone go, once the API server confirms that they are."""
         live = {
-            f"{job['metadata']['namespace']}/{_uid(job)}"
+            _owner(job)
             for job in self._jobs.values()
             if not job["metadata"].get("deletionTimestamp")
         }
@@ -580,6 +571,13 @@ class Operator:
                 continue
             await self._actor.delete(p for p in held if not p["metadata"].get("deletionTimestamp"))
             await self._actor.strip(held)
+
+
+def _decoded(config_map: Object) -> plans.Record | plans.RecordError:
+    try:
+        return gathering.record(config_map)
+    except plans.RecordError as error:
+        return error
 
 
 def _replan(view: View, decision: Decision, servers: list[Any], loads: dict[str, float]) -> Plan:
@@ -629,6 +627,11 @@ def _transitions(before: Object, after: Object) -> bool:
 
 def _key(job: Object) -> str:
     return f"{job['metadata']['namespace']}/{job['metadata']['name']}"
+
+
+def _owner(job: Object) -> str:
+    """Return the key of a job's pods in a snapshot."""
+    return f"{job['metadata']['namespace']}/{_uid(job)}"
 
 
 def _uid(job: Object) -> str:

@@ -339,6 +339,9 @@ async def test_a_plan_that_can_not_be_read_stops_the_job(world: World, dag: Obje
     await world.passes(3)
     assert world.api.conditions()["Accepted"][:2] == ("False", str(Reason.PLAN_NOT_READABLE))
     assert len(world.api.pods()) == before
+    del world.api.objects[where]
+    await world.passes(2)
+    assert world.api.conditions()["Planned"][0] == "True", "taken away, it is planned anew"
 
 
 async def test_attempts_go_on_where_pods_of_a_lost_plan_ended(world: World, dag: Object) -> None:
